@@ -1,0 +1,79 @@
+"""pikku: durable workflows whose types hold.
+
+Applications import most names from their generated package; what is the same for every
+application comes from here.
+"""
+
+from pikku._app import App, QueueService
+from pikku._contexts import FunctionContext, StepContext, WorkflowFunctionContext
+from pikku._durations import Duration
+from pikku._functions import (
+    BoundRpc,
+    BoundWorkflow,
+    Func,
+    Registry,
+    RpcAttributes,
+    RpcRef,
+    RpcRefAttributes,
+    Workflow,
+    WorkflowAttributes,
+    WorkflowRef,
+)
+from pikku._records import ErrorInfo
+from pikku._retry import Backoff
+from pikku._run import Run, SyncRun
+from pikku._settings import Config
+from pikku._sync import SyncApp, SyncBoundWorkflow, sync_opener
+from pikku._workflow import StepFailure, WorkflowSteps, WorkflowWire
+from pikku.errors import (
+    PikkuError,
+    RetryError,
+    RunCancelledError,
+    RunFailedError,
+    StepFailedError,
+    TerminalError,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # the app
+    "App",
+    "Config",
+    "QueueService",
+    "Registry",
+    # what an author's code is given
+    "FunctionContext",
+    "StepContext",
+    "StepFailure",
+    "WorkflowFunctionContext",
+    "WorkflowSteps",
+    "WorkflowWire",
+    # options
+    "Backoff",
+    "Duration",
+    # runs
+    "Run",
+    "SyncRun",
+    # errors: the rest is in pikku.errors
+    "ErrorInfo",
+    "PikkuError",
+    "RetryError",
+    "RunCancelledError",
+    "RunFailedError",
+    "StepFailedError",
+    "TerminalError",
+    # what generated code is made of
+    "BoundRpc",
+    "BoundWorkflow",
+    "Func",
+    "RpcAttributes",
+    "RpcRef",
+    "RpcRefAttributes",
+    "SyncApp",
+    "SyncBoundWorkflow",
+    "Workflow",
+    "WorkflowAttributes",
+    "WorkflowRef",
+    "sync_opener",
+]

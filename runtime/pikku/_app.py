@@ -1,0 +1,421 @@
+"""The app: a registry, made ready for work by `async with app:`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import typing
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, cast
+
+from typing_extensions import TypeVar
+
+from pikku._contexts import (
+    ContextLogger,
+    FunctionContext,
+    StepContext,
+    WorkflowFunctionContext,
+)
+from pikku._functions import NO_INPUT, Registry, RpcAttributes, RpcRefAttributes
+from pikku._records import RunFilter, RunStatus
+from pikku._run import Run
+from pikku._settings import Config, effective, project_folder
+from pikku._workflow import WorkflowWire
+from pikku.errors import (
+    AppNotOpenError,
+    ConfigurationError,
+    InvalidInputError,
+    SettingError,
+    WorkflowBodyError,
+)
+
+if TYPE_CHECKING:
+    from pikku._engine import Engine, EngineOptions
+    from pikku._history import RunInfo
+    from pikku._live import Flight
+    from pikku._replay import Replay
+    from pikku.stores.base import Store
+
+S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
+T = TypeVar("T")
+
+
+class QueueService(Protocol):
+    """What makes runs remote, as the attribute `queue_service` of the services."""
+
+
+class Caller(Protocol):
+    """Who calls functions and starts workflows: the app, or a step on its behalf."""
+
+    async def invoke(self, name: str, data: Any) -> Any: ...
+    async def start_workflow(
+        self, name: str, /, *data: Any, run_id: str | None = None, wait: bool = True
+    ) -> Any: ...
+    def get_run(self, name: str, run_id: str, /) -> Any: ...
+    def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
+
+
+@dataclass(slots=True, eq=False)
+class OpenApp:
+    """What an app has while it is open."""
+
+    registry: Registry
+    engine: Engine
+    services: Any
+    config: Config
+    origins: dict[str, str]
+    closing: AsyncExitStack
+
+
+class App(Generic[S_co]):
+    """An application of pikku's: made without I/O, ready inside `async with app:`.
+
+    Entering imports the modules that register something, opens the store and the services, and goes
+    on with the runs that were left behind. While open it serves the whole process.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        package: str,
+        bootstrap: str | None = None,
+        services: str | Callable[..., Any] | None = None,
+        context: type[Any] | None = None,
+        workflow_context: type[Any] | None = None,
+        settings: Mapping[str, str] | None = None,
+        project: str | None = None,
+    ) -> None:
+        self.registry = registry
+        self.package = package
+        self._bootstrap = bootstrap
+        self._services = services
+        self._context = context or FunctionContext
+        self._workflow_context = workflow_context or WorkflowFunctionContext
+        self._rpc = _argument(self._context, FunctionContext, 1, RpcAttributes)
+        self._rpc_refs = _argument(
+            self._workflow_context, WorkflowFunctionContext, 1, RpcRefAttributes
+        )
+        self._wire = _argument(self._workflow_context, WorkflowFunctionContext, 2, WorkflowWire)
+        self._settings = dict(settings or {})
+        self._project = project
+        self._open: OpenApp | None = None
+        self._override: ContextVar[OpenApp | None] = ContextVar(package, default=None)
+
+    def __repr__(self) -> str:
+        return f"<App {self.package}>"
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._open = await self._opened({}, None, None)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        opened, self._open = self._open, None
+        if opened is not None:
+            await opened.closing.aclose()
+
+    def open(
+        self,
+        *,
+        store: str | None = None,
+        services: Any = None,
+        options: EngineOptions | None = None,
+    ) -> AbstractAsyncContextManager[Self]:
+        """`async with app:` with some settings replaced.
+
+        Args:
+            store: the URL of the store, instead of the configured one.
+            services: an object to use instead of what the services factory makes.
+            options: how the engine works; the defaults are meant to be left alone.
+        """
+
+        @asynccontextmanager
+        async def opening() -> AsyncGenerator[Self, None]:
+            self._open = await self._opened({"store": store}, services, options)
+            try:
+                yield self
+            finally:
+                await self.__aexit__(None, None, None)
+
+        return opening()
+
+    async def _opened(
+        self,
+        overrides: Mapping[str, str | None],
+        services: Any,
+        options: EngineOptions | None,
+        *,
+        store: Store | None = None,
+        on_quiet: Callable[[int | None], None] | None = None,
+    ) -> OpenApp:
+        if self._open is not None and store is None:
+            raise ConfigurationError(
+                f"the app {self.package} is open already",
+                hint="open it once in a process, such as in the server's lifespan",
+            )
+        from pikku._engine import Engine, EngineOptions
+        from pikku.stores import make_store
+
+        self.register()
+        project = project_folder(self.package, self._project)
+        config, origins = effective(self._settings, overrides, project)
+        closing = AsyncExitStack()
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(closing.aclose)
+            if store is None:
+                store = make_store(config.store, base=project)
+                await store.open()
+                closing.push_async_callback(store.close)
+            if services is None:
+                services = await self._make_services(config, closing)
+            if getattr(services, "queue_service", None) is not None:
+                raise SettingError(
+                    "the services have a queue_service, which would make runs remote",
+                    hint="this version executes runs where they are started: leave it None",
+                )
+            opened = OpenApp(self.registry, None, services, config, origins, closing)  # type: ignore[arg-type]
+            contexts = _Contexts(self, opened)
+            opened.engine = Engine(
+                self.registry, store, contexts, options or EngineOptions(), on_quiet=on_quiet
+            )
+            closing.push_async_callback(opened.engine.close)
+            await opened.engine.open()
+            undo.pop_all()
+        return opened
+
+    def register(self) -> None:
+        """Import every module that registers something; a second time does nothing."""
+        if self._bootstrap is not None:
+            importlib.import_module(self._bootstrap)
+
+    async def _make_services(self, config: Config, closing: AsyncExitStack) -> Any:
+        factory: Any = self._services
+        if factory is None:
+            return None
+        if isinstance(factory, str):
+            module, _, name = factory.partition(":")
+            factory = getattr(importlib.import_module(module), name)
+        made = factory(config) if inspect.signature(factory).parameters else factory()
+        if hasattr(made, "__aenter__"):
+            return await closing.enter_async_context(made)
+        if inspect.isawaitable(made):
+            return await made
+        return made
+
+    @property
+    def opened(self) -> OpenApp:
+        """What is open here and now.
+
+        Raises:
+            AppNotOpenError: if nothing is.
+        """
+        opened = self._override.get() or self._open
+        if opened is None:
+            raise AppNotOpenError(f"the app {self.package} is not open")
+        return opened
+
+    @property
+    def services(self) -> S_co:
+        """The services of the open app."""
+        services: S_co = self.opened.services
+        return services
+
+    # --- calls -------------------------------------------------------------------------------------
+
+    async def invoke(self, name: str, data: Any = NO_INPUT) -> Any:
+        """Call the function *name* directly, in this process: no step, nothing recorded."""
+        return await _StepCaller(self, None).invoke(name, data)
+
+    async def start_workflow(
+        self, name: str, /, *data: Any, run_id: str | None = None, wait: bool = True
+    ) -> Run[Any]:
+        """Start a run of the workflow *name* and execute it in this process.
+
+        Args:
+            name: the name under which the workflow is wired.
+            data: its input.
+            run_id: an id of the caller's own; starting it again with the same workflow and input
+                finds the run that is there.
+            wait: return when the run has ended, or waits for a timer or a word from outside;
+                otherwise at once.
+
+        Raises:
+            UnknownWorkflowError: no such workflow, with the nearest names.
+            InvalidInputError: *data* does not fit its input; nothing was written.
+            PayloadError: *data* cannot be stored; nothing was written.
+            RunIdError: *run_id* cannot be one.
+            RunConflictError: the id belongs to another start.
+            AppNotOpenError: outside `async with app:`.
+            StoreError: the store does not take it; there is no run.
+        """
+        refuse_in_workflow_body(f"start_workflow({name!r})")
+        opened = self.opened
+        wired = self.registry.workflow(name)
+        declaration = wired.workflow.declaration
+        where = f"workflow {name!r}"
+        if declaration.takes_input and not data:
+            raise InvalidInputError(where, [("input", "is missing")])
+        declaration.output  # noqa: B018  # an annotation that cannot work is reported here
+        text = declaration.input.admit(data[0] if data else None, where)
+        made = await opened.engine.start(wired, text, run_id=run_id, wait=wait)
+        return Run(made, name, lambda: self.opened)
+
+    def get_run(self, name: str, run_id: str, /) -> Run[Any]:
+        """The handle of a run that exists; nothing is read until it is used.
+
+        Raises:
+            UnknownWorkflowError: no such workflow.
+        """
+        self.registry.workflow(name)
+        return Run(run_id, name, lambda: self.opened)
+
+    async def list_runs(
+        self,
+        *,
+        workflow: str | None = None,
+        status: RunStatus | None = None,
+        tag: str | None = None,
+        limit: int = 50,
+    ) -> list[RunInfo]:
+        """The runs in the store that fit, newest first, at most *limit*."""
+        from pikku._history import RunInfo
+
+        found = await self.opened.engine.store.list_runs(
+            RunFilter(workflow, status, tag, limit)
+        )
+        return [RunInfo.of(run) for run in found]
+
+    def run_async(self, coro: Coroutine[Any, Any, T]) -> T:
+        """The result of *coro*, run on the app's event loop, for a thread of this process."""
+        loop = self.opened.engine.loop
+        if asyncio._get_running_loop() is loop:
+            coro.close()
+            raise RuntimeError("run_async was called on the event loop itself; await instead")
+        return asyncio.run_coroutine_threadsafe(coro, loop).result()
+
+
+def refuse_in_workflow_body(what: str) -> None:
+    """Raise if the caller is a workflow's body, where *what* would repeat on every replay."""
+    from pikku._loop import RunLoop
+
+    if isinstance(cast(object, asyncio._get_running_loop()), RunLoop):
+        raise WorkflowBodyError(
+            f"{what} in a workflow body would repeat on every replay",
+            hint='make it a step: await ctx.workflow.do("What it does", …)',
+        )
+
+
+class _StepCaller:
+    """`ctx.rpc` and `ctx.run_async` of a function: calls inherit the step they are made in."""
+
+    def __init__(self, app: App[Any], step: StepContext | None) -> None:
+        self._app = app
+        self._step = step
+
+    async def invoke(self, name: str, data: Any) -> Any:
+        refuse_in_workflow_body(f"a direct call of {name!r}")
+        app = self._app
+        func = app.registry.function(name)
+        declaration = func.declaration
+        where = f"function {name!r}"
+        if declaration.takes_input and data is NO_INPUT:
+            raise InvalidInputError(where, [("input", "is missing")])
+        text = declaration.input.admit(None if data is NO_INPUT else data, where)
+        context = _Contexts(app, app.opened).direct(self._step, name)
+        arguments = (
+            (context, declaration.input.decode(text, where))
+            if declaration.takes_input
+            else (context,)
+        )
+        if func.is_async:
+            value = await func.func(*arguments)
+        else:
+            value = await asyncio.to_thread(func.func, *arguments)
+        return declaration.output.encode(value, f"the result of {where}")[1]
+
+    async def start_workflow(
+        self, name: str, /, *data: Any, run_id: str | None = None, wait: bool = True
+    ) -> Run[Any]:
+        return await self._app.start_workflow(name, *data, run_id=run_id, wait=wait)
+
+    def get_run(self, name: str, run_id: str, /) -> Run[Any]:
+        return self._app.get_run(name, run_id)
+
+    def run_async(self, coro: Coroutine[Any, Any, T]) -> T:
+        return self._app.run_async(coro)
+
+
+class _Contexts:
+    """Makes the contexts that functions and workflows are given."""
+
+    def __init__(self, app: App[Any], opened: OpenApp) -> None:
+        self._app = app
+        self._opened = opened
+
+    def function(self, run_id: str, flight: Flight, workflow: str) -> Any:
+        ask = flight.ask
+        step = StepContext(run_id, ask.key, ask.name, flight.attempt, flight.cancellation)
+        extra = {
+            "run_id": run_id,
+            "workflow": workflow,
+            "step": ask.name,
+            "attempt": flight.attempt,
+        }
+        return self._function(step, extra)
+
+    def direct(self, step: StepContext | None, name: str) -> Any:
+        from pikku._bodies import Cancellation
+        from pikku._ids import new_run_id
+
+        if step is None:
+            step = StepContext("", new_run_id(), "", 1, Cancellation())
+        return self._function(step, {"run_id": step.run_id, "step": step.name, "function": name})
+
+    def _function(self, step: StepContext, extra: dict[str, object]) -> Any:
+        app = self._app
+        caller = _StepCaller(app, step)
+        return app._context(
+            self._opened.services,
+            app._rpc(caller),
+            ContextLogger(extra),
+            step.run_id,
+            step,
+            caller,
+        )
+
+    def workflow(self, run_id: str, name: str, replay: Replay) -> Any:
+        from pikku._recorder import RunRecorder
+
+        app = self._app
+        recorder = RunRecorder(app.registry, self._opened.engine.clock, replay)
+        return app._workflow_context(
+            self._opened.services,
+            app._rpc_refs(),
+            ContextLogger({"run_id": run_id, "workflow": name}, replay),
+            run_id,
+            app._wire(recorder),
+        )
+
+
+def _argument(cls: type[Any], base: type[Any], index: int, default: type[Any]) -> type[Any]:
+    """The class given for a type parameter of *base* where *cls* derives from it."""
+    for each in getattr(cls, "__orig_bases__", ()):
+        if typing.get_origin(each) is base:
+            found = typing.get_args(each)[index]
+            if isinstance(found, type) and found is not object:
+                return found
+    return default

@@ -1,0 +1,318 @@
+"""Executes the bodies of steps on the host: inline callables, coroutines, functions in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import traceback
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pikku._clock import Alarm, Clock
+from pikku._records import ErrorInfo
+from pikku._retry import StepPolicy
+from pikku.errors import InvalidInputError, PayloadError, RetryError, StepTimeoutError, TerminalError
+
+if TYPE_CHECKING:
+    from pikku._codec import Codec
+    from pikku._functions import Func
+
+log = logging.getLogger("pikku")
+
+# A cancelled coroutine ends within one turn of the loop, unless it has to clean up; after this
+# long its attempt is over all the same.
+CANCEL_GRACE_SECONDS = 5.0
+# A step that has lost a worker runs alone, but alone does not mean that everybody waits for ever.
+ALONE_AT_MOST_SECONDS = 10.0
+TRACEBACK_CHARACTERS = 4_000
+
+
+class Cancellation:
+    """Whether an attempt's outcome is still wanted; shared by the attempt and the engine."""
+
+    __slots__ = ("requested",)
+
+    def __init__(self) -> None:
+        self.requested = False
+
+
+class Plan(NamedTuple):
+    """What executes a step: a function with its input as JSON text, or an inline callable."""
+
+    func: Func[Any, Any] | None
+    call: Callable[[], Any] | None
+    data: str | None
+    codec: Codec
+    policy: StepPolicy
+    on_error: str | None
+    where: str
+
+
+class End(NamedTuple):
+    """How an attempt ended. `final` forbids another one; `after_us` overrides the next wait."""
+
+    failed: bool
+    text: str | None = None
+    value: Any = None
+    error: ErrorInfo | None = None
+    final: bool = False
+    after_us: int | None = None
+
+
+class Attempt:
+    """One attempt under way."""
+
+    __slots__ = (
+        "_alarm",
+        "_grace",
+        "_task",
+        "_timed_out",
+        "cancellation",
+        "done",
+        "ended",
+        "plan",
+    )
+
+    def __init__(self, plan: Plan, done: Callable[[End], None], cancellation: Cancellation) -> None:
+        self.plan = plan
+        self.done = done
+        self.cancellation = cancellation
+        self.ended = False
+        self._task: asyncio.Task[Any] | None = None
+        self._alarm: Alarm | None = None
+        self._grace: Alarm | None = None
+        self._timed_out = False
+
+
+class Bodies:
+    """The attempts that this process executes.
+
+    Args:
+        loop: the host's loop, on which coroutines run and answers arrive.
+        clock: what timeouts go by.
+        threads: how many synchronous functions may run at once.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, threads: int) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._running: set[Attempt] = set()
+        self._alone: Attempt | None = None
+        self._waiting: deque[tuple[Attempt, Callable[[Attempt], None], bool]] = deque()
+        self._hurry: asyncio.TimerHandle | None = None
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything runs or waits for its turn."""
+        return bool(self._running or self._waiting)
+
+    async def wait_until_quiet(self, seconds: float) -> bool:
+        """Wait for the attempts under way, at most that long; whether they all ended."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._quiet.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of the threads; those that still run go on and answer to nobody."""
+        if self._hurry is not None:
+            self._hurry.cancel()
+        for attempt in list(self._running):
+            attempt.cancellation.requested = True
+            if attempt._task is not None:
+                attempt._task.cancel()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def start(self, attempt: Attempt, begin: Callable[[Attempt], None], alone: bool) -> None:
+        """Begin *attempt* now, or when its turn comes. *alone*: with no other beside it."""
+        if self._alone is None and not self._waiting and not (alone and self._running):
+            self._enter(attempt, begin, alone)
+            return
+        self._waiting.append((attempt, begin, alone))
+        if self._hurry is None:
+            self._hurry = self._loop.call_later(ALONE_AT_MOST_SECONDS, self._let_all_in)
+
+    def _enter(self, attempt: Attempt, begin: Callable[[Attempt], None], alone: bool) -> None:
+        self._running.add(attempt)
+        if alone:
+            self._alone = attempt
+        begin(attempt)
+        if self._running:
+            self._quiet.clear()
+
+    def _let_all_in(self) -> None:
+        self._hurry = None
+        self._alone = None
+        while self._waiting:
+            attempt, begin, _ = self._waiting.popleft()
+            self._enter(attempt, begin, False)
+
+    def _leave(self, attempt: Attempt) -> None:
+        self._running.discard(attempt)
+        if self._alone is attempt:
+            self._alone = None
+        while self._waiting and self._alone is None:
+            _, _, alone = self._waiting[0]
+            if alone and self._running:
+                break
+            waiting, begin, _ = self._waiting.popleft()
+            self._enter(waiting, begin, alone)
+        if not self._waiting and self._hurry is not None:
+            self._hurry.cancel()
+            self._hurry = None
+        if not self._running:
+            self._quiet.set()
+
+    # --- the three ways to run ---------------------------------------------------------
+
+    def begin_inline(self, attempt: Attempt) -> None:
+        """Call the plan's callable here; a coroutine it makes runs as a task."""
+        try:
+            assert attempt.plan.call is not None
+            made = attempt.plan.call()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._end(attempt, self._failure(attempt, error))
+            return
+        if inspect.iscoroutine(made):
+            self.begin_coroutine(attempt, made)
+        else:
+            self._end(attempt, self._success(attempt, made))
+
+    def begin_coroutine(self, attempt: Attempt, coro: Coroutine[Any, Any, Any]) -> None:
+        """Run *coro* as a task of the host's loop."""
+        self._arm(attempt)
+        task = self._loop.create_task(coro)
+        attempt._task = task
+        task.add_done_callback(partial(self._task_done, attempt))
+
+    def begin_thread(self, attempt: Attempt, call: Callable[[], Any]) -> None:
+        """Call *call* in a thread; the slot is taken until it returns."""
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="pikku-step")
+        self._arm(attempt)
+        context = contextvars.copy_context()
+
+        def work() -> None:
+            try:
+                end = self._success(attempt, context.run(call))
+            except BaseException as error:
+                end = self._failure(attempt, error)
+            try:
+                self._loop.call_soon_threadsafe(self._end, attempt, end)
+            except RuntimeError:  # the loop was closed; the attempt is lost with it
+                log.debug("a step ended after its event loop was closed")
+
+        self._pool.submit(work)
+
+    def _task_done(self, attempt: Attempt, task: asyncio.Task[Any]) -> None:
+        if attempt._grace is not None:
+            attempt._grace.cancel()
+        if attempt.ended:
+            if not task.cancelled():
+                task.exception()
+            self._leave(attempt)
+        elif attempt._timed_out:
+            self._end(attempt, _timed_out(attempt))
+            if not task.cancelled():
+                task.exception()
+        elif task.cancelled():
+            self._end(attempt, self._failure(attempt, asyncio.CancelledError("cancelled")))
+        elif (error := task.exception()) is not None:
+            self._end(attempt, self._failure(attempt, error))
+        else:
+            self._end(attempt, self._success(attempt, task.result()))
+
+    def _end(self, attempt: Attempt, end: End) -> None:
+        if attempt._alarm is not None:
+            attempt._alarm.cancel()
+        if not attempt.ended:
+            attempt.ended = True
+            self._leave(attempt)
+            attempt.done(end)
+        else:
+            self._leave(attempt)
+
+    # --- timeouts --------------------------------------------------------------------------
+
+    def _arm(self, attempt: Attempt) -> None:
+        timeout_us = attempt.plan.policy.timeout_us
+        if timeout_us is not None:
+            due = self._clock.now_us() + timeout_us
+            attempt._alarm = self._clock.call_at(
+                self._loop, due, partial(self._timeout, attempt, due)
+            )
+
+    def _timeout(self, attempt: Attempt, due_us: int) -> None:
+        if attempt.ended:
+            return
+        if self._clock.now_us() < due_us:  # a wait longer than one alarm may be
+            attempt._alarm = self._clock.call_at(
+                self._loop, due_us, partial(self._timeout, attempt, due_us)
+            )
+            return
+        attempt._timed_out = True
+        attempt.cancellation.requested = True
+        if attempt._task is None:
+            self._give_up(attempt)
+        else:
+            attempt._grace = self._loop.call_later(
+                CANCEL_GRACE_SECONDS, self._give_up, attempt
+            )
+            attempt._task.cancel()
+
+    def _give_up(self, attempt: Attempt) -> None:
+        """Report the timeout although the body still runs; it keeps its slot until it returns."""
+        if not attempt.ended:
+            attempt.ended = True
+            attempt.done(_timed_out(attempt))
+
+    # --- values and errors -------------------------------------------------------------------
+
+    def _success(self, attempt: Attempt, value: Any) -> End:
+        try:
+            text, decoded = attempt.plan.codec.encode(value, f"the result of {attempt.plan.where}")
+        except Exception as error:
+            return self._failure(attempt, error)
+        return End(False, text, decoded)
+
+    def _failure(self, attempt: Attempt, error: BaseException) -> End:
+        func = attempt.plan.func
+        final = isinstance(error, (TerminalError, PayloadError, InvalidInputError)) or (
+            func is not None and isinstance(error, func.non_retryable)
+        )
+        after_us = None
+        if isinstance(error, RetryError):
+            after_us = max(0, int(error.after.total_seconds() * 1e6))
+        return End(
+            True,
+            error=ErrorInfo.of(error, traceback=trimmed_traceback(error)),
+            final=final,
+            after_us=after_us,
+        )
+
+
+def _timed_out(attempt: Attempt) -> End:
+    timeout_us = attempt.plan.policy.timeout_us or 0
+    error = StepTimeoutError(f"{attempt.plan.where} took longer than {timeout_us / 1e6:g} s")
+    return End(True, error=ErrorInfo.of(error))
+
+
+def trimmed_traceback(error: BaseException) -> str:
+    """The end of the traceback, short enough to be stored with an error."""
+    text = "".join(traceback.format_exception(error)).rstrip()
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= TRACEBACK_CHARACTERS else "…" + text[-TRACEBACK_CHARACTERS:]

@@ -1,0 +1,57 @@
+"""Time as a dependency: the one source of now and of wake-ups."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Alarm(Protocol):
+    """A wake-up that can be called off."""
+
+    def cancel(self) -> None:
+        """Call it off; a second time does nothing."""
+
+
+class Clock(Protocol):
+    """Where a store and an engine take their time from."""
+
+    def now_us(self) -> int:
+        """Microseconds since 1970-01-01 UTC."""
+        ...
+
+    def call_at(
+        self, loop: asyncio.AbstractEventLoop, due_us: int, callback: Callable[[], None]
+    ) -> Alarm:
+        """Have *callback* called on *loop* once `now_us()` has reached *due_us*."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000
+
+    def call_at(
+        self, loop: asyncio.AbstractEventLoop, due_us: int, callback: Callable[[], None]
+    ) -> Alarm:
+        # One millisecond of slack: the loop's timer may fire a little before the wall clock.
+        wait = max(0, due_us - self.now_us()) / 1e6
+        return loop.call_later(min(wait + 0.001, 86_400.0), callback)
+
+
+def as_datetime(us: int) -> datetime:
+    """The aware UTC datetime of *us* microseconds since the epoch."""
+    return datetime.fromtimestamp(us // 1_000_000, UTC).replace(microsecond=us % 1_000_000)
+
+
+_BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def boot_seconds() -> float:
+    """Seconds of a clock that also counts while the machine is suspended, where there is one."""
+    return time.clock_gettime(_BOOT_CLOCK)

@@ -1,0 +1,334 @@
+"""Values as JSON text and back: the one way in and out of a store, in every mode.
+
+A value is stored only if reading it back gives an equal value of the same classes. What a function
+is handed is always the decoded form of the stored text, the first time too, so the first
+execution, a replay and a remote worker see the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Protocol
+
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from pikku.errors import DeclarationError, InvalidInputError, PayloadError
+
+ANNOTATE = "declare its type: annotate the function's return, or pass returns=T to `do`"
+
+
+class Codec(Protocol):
+    """Encodes and decodes the values of one declared type."""
+
+    def encode(self, value: Any, where: str) -> tuple[str, Any]:
+        """The JSON text of *value*, and the value that the text stands for.
+
+        Raises:
+            PayloadError: if the two values differ, with *where* and the path inside the value.
+        """
+        ...
+
+    def decode(self, text: str, where: str) -> Any:
+        """The value that *text* stands for.
+
+        Raises:
+            PayloadError: if it does not fit the type (any more).
+        """
+        ...
+
+    def admit(self, data: Any, where: str) -> str:
+        """The JSON text of what a caller handed in, validated and in canonical form.
+
+        Raises:
+            InvalidInputError: if it does not fit the declared type.
+            PayloadError: if it cannot be stored and read back unchanged.
+        """
+        ...
+
+    def admit_json(self, text: str, where: str) -> str:
+        """`admit` for JSON text that somebody typed."""
+        ...
+
+
+class PlainCodec:
+    """For values without a declared type: None, bool, int, finite float, str, lists and str-keyed
+    dicts of these, and nothing that merely behaves like them."""
+
+    def encode(self, value: Any, where: str) -> tuple[str, Any]:
+        kind = type(value)
+        if kind is str or kind is int or kind is bool or value is None:
+            return _to_text(value, where), value
+        _check_plain(value, where, "value", 0)
+        text = _to_text(value, where)
+        return text, from_json(text)
+
+    def decode(self, text: str, where: str) -> Any:
+        try:
+            return from_json(text, allow_inf_nan=False)
+        except ValueError as error:
+            raise PayloadError(where, "value", f"the stored text is no JSON: {error}") from None
+
+    def admit(self, data: Any, where: str) -> str:
+        return self.encode(data, where)[0]
+
+    def admit_json(self, text: str, where: str) -> str:
+        return self.encode(_parsed(text, where), where)[0]
+
+
+class TypedCodec:
+    """For a declared type, by its pydantic `TypeAdapter`."""
+
+    def __init__(self, annotation: Any, owner: str) -> None:
+        from pydantic import PydanticUserError, TypeAdapter
+        from pydantic.errors import PydanticUndefinedAnnotation
+
+        try:
+            self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+            if not self._adapter.pydantic_complete:
+                self._adapter.rebuild(raise_errors=True)
+        except (PydanticUserError, PydanticUndefinedAnnotation, NameError) as error:
+            hint = None
+            if getattr(error, "code", None) == "typed-dict-version":
+                hint = "import TypedDict from typing_extensions"
+            raise DeclarationError(
+                f"{owner}: its type {_shown(annotation)} cannot be stored: "
+                f"{str(error).splitlines()[0]}",
+                hint=hint or "use types that pydantic can validate",
+            ) from error
+
+    def encode(self, value: Any, where: str) -> tuple[str, Any]:
+        from pydantic import ValidationError
+
+        try:
+            text = self._adapter.dump_json(
+                value, by_alias=True, round_trip=True, warnings="error"
+            ).decode()
+        except (PydanticSerializationError, UnicodeEncodeError, ValueError) as error:
+            raise PayloadError(
+                where, "value", f"does not have its declared type: {_first_line(error)}"
+            ) from error
+        except RecursionError as error:
+            raise PayloadError(where, "value", "refers to itself") from error
+        try:
+            decoded = self._adapter.validate_json(text)
+        except ValidationError as error:
+            path, problem = _problems(error)[0]
+            raise PayloadError(
+                where, path, f"cannot be read back from its JSON form: {problem}"
+            ) from error
+        _check_same(decoded, value, where, "value", 0)
+        return text, decoded
+
+    def decode(self, text: str, where: str) -> Any:
+        from pydantic import ValidationError
+
+        try:
+            return self._adapter.validate_json(text)
+        except ValidationError as error:
+            path, problem = _problems(error)[0]
+            raise PayloadError(
+                where, path, f"the stored value no longer fits its declared type: {problem}"
+            ) from error
+
+    def admit(self, data: Any, where: str) -> str:
+        from pydantic import ValidationError
+
+        try:
+            value = self._adapter.validate_python(data)
+        except ValidationError as error:
+            raise InvalidInputError(where, _problems(error)) from error
+        return self.encode(value, where)[0]
+
+    def admit_json(self, text: str, where: str) -> str:
+        from pydantic import ValidationError
+
+        _parsed(text, where)
+        try:
+            value = self._adapter.validate_json(text)
+        except ValidationError as error:
+            raise InvalidInputError(where, _problems(error)) from error
+        return self.encode(value, where)[0]
+
+
+PLAIN = PlainCodec()
+
+
+@lru_cache(maxsize=4096)
+def _cached(annotation: Any, owner: str) -> Codec:
+    return TypedCodec(annotation, owner)
+
+
+def codec_for(annotation: Any, owner: str) -> Codec:
+    """The codec of a declared type; *owner* names the declaration in errors."""
+    if annotation is Any:
+        return PLAIN
+    try:
+        return _cached(annotation, owner)
+    except TypeError:  # an annotation that cannot be hashed
+        return TypedCodec(annotation, owner)
+
+
+def digest(text: str) -> str:
+    """A short fingerprint of canonical JSON text."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def first_difference(left: str, right: str) -> str:
+    """The path of the first value in which two JSON texts differ."""
+
+    def walk(a: Any, b: Any, path: str) -> str | None:
+        if isinstance(a, dict) and isinstance(b, dict):
+            for key in [*a, *(key for key in b if key not in a)]:
+                if key not in a or key not in b:
+                    return f"{path}.{key}"
+                if found := walk(a[key], b[key], f"{path}.{key}"):
+                    return found
+            return None
+        if isinstance(a, list) and isinstance(b, list):
+            for index, (x, y) in enumerate(zip(a, b, strict=False)):
+                if found := walk(x, y, f"{path}[{index}]"):
+                    return found
+            return None if len(a) == len(b) else f"{path}[{min(len(a), len(b))}]"
+        return None if type(a) is type(b) and a == b else path
+
+    return walk(from_json(left), from_json(right), "input") or "input"
+
+
+def _to_text(value: Any, where: str) -> str:
+    try:
+        return to_json(value).decode()
+    except (UnicodeEncodeError, ValueError, TypeError) as error:
+        raise PayloadError(
+            where,
+            "value",
+            f"cannot be written as JSON: {_first_line(error)}",
+            hint="text must be valid Unicode",
+        ) from error
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidInputError(where, [("input", f"no JSON: {error}")]) from None
+
+
+MAX_DEPTH = 200
+
+
+def _check_plain(value: Any, where: str, path: str, depth: int) -> None:
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return
+    if kind is float:
+        if not math.isfinite(value):
+            raise PayloadError(where, path, f"{value!r} is no JSON number")
+        return
+    if depth > MAX_DEPTH:
+        raise PayloadError(where, path, f"is nested deeper than {MAX_DEPTH} levels")
+    if kind is list:
+        for index, item in enumerate(value):
+            _check_plain(item, where, f"{path}[{index}]", depth + 1)
+        return
+    if kind is dict:
+        for key, item in value.items():
+            if type(key) is not str:
+                raise PayloadError(where, path, f"has the key {key!r}, which is no string")
+            _check_plain(item, where, f"{path}.{key}", depth + 1)
+        return
+    raise PayloadError(
+        where, path, f"is a {kind.__qualname__}, and its type is not declared", hint=ANNOTATE
+    )
+
+
+def _check_same(decoded: Any, value: Any, where: str, path: str, depth: int) -> None:
+    """Whether the decoded value is the original again: equal, and of the same classes throughout."""
+    kind = type(value)
+    if type(decoded) is not kind:
+        raise PayloadError(
+            where,
+            path,
+            f"is a {kind.__qualname__} and would come back as a {type(decoded).__qualname__}",
+            hint="return exactly the declared class, or declare a union with a discriminator",
+        )
+    if kind is str or kind is int or kind is bool or value is None:
+        same = decoded == value
+    elif kind is float:
+        if not math.isfinite(value):
+            raise PayloadError(where, path, f"{value!r} is no JSON number")
+        same = decoded == value
+    elif depth > MAX_DEPTH:
+        raise PayloadError(where, path, f"is nested deeper than {MAX_DEPTH} levels")
+    elif kind is list or kind is tuple:
+        same = len(decoded) == len(value)
+        if same:
+            for index, (one, other) in enumerate(zip(decoded, value, strict=True)):
+                _check_same(one, other, where, f"{path}[{index}]", depth + 1)
+    elif kind is dict:
+        same = decoded.keys() == value.keys()
+        if same:
+            for key, item in value.items():
+                _check_same(decoded[key], item, where, f"{path}.{key}", depth + 1)
+    elif (fields := _fields_of(kind)) is not None:
+        same = True
+        for name in fields(value):
+            _check_same(
+                getattr(decoded, name, _MISSING),
+                getattr(value, name, _MISSING),
+                where,
+                f"{path}.{name}",
+                depth + 1,
+            )
+        same = same and decoded == value
+    else:
+        same = bool(decoded == value)
+    if not same:
+        raise PayloadError(
+            where,
+            path,
+            f"would come back as {_shown(decoded)} instead of {_shown(value)}",
+            hint="the declared type must keep every part of the value",
+        )
+
+
+_MISSING = object()
+
+
+@lru_cache(maxsize=4096)
+def _fields_of(kind: type[Any]) -> Callable[[Any], list[str]] | None:
+    if dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind)]
+        return lambda value: names
+    if hasattr(kind, "__pydantic_fields__"):
+        own = list(kind.__pydantic_fields__)
+        return lambda value: [*own, *(getattr(value, "__pydantic_extra__", None) or ())]
+    return None
+
+
+def _problems(error: Any) -> list[tuple[str, str]]:
+    """(path, message) of each problem of a pydantic `ValidationError`."""
+    found: list[tuple[str, str]] = []
+    for each in error.errors(include_url=False, include_context=False, include_input=True):
+        path = "input" + "".join(
+            f"[{part}]" if isinstance(part, int) else f".{part}" for part in each["loc"]
+        )
+        given = "" if each["type"] == "missing" else f", not {_shown(each['input'])}"
+        message = each["msg"]
+        found.append((path, f"{message[:1].lower()}{message[1:]}{given}"))
+    return found
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, type):
+        return value.__qualname__
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,136 @@
+"""The `ctx` of functions and workflows: what an author's code is given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Coroutine, Mapping, MutableMapping
+from typing import TYPE_CHECKING, Any, Generic
+
+from typing_extensions import TypeVar
+
+from pikku._ids import invocation_id
+
+if TYPE_CHECKING:
+    from pikku._app import Caller
+    from pikku._bodies import Cancellation
+
+S_co = TypeVar("S_co", covariant=True)
+R_co = TypeVar("R_co", covariant=True)
+W_co = TypeVar("W_co", covariant=True)
+T = TypeVar("T")
+
+log = logging.getLogger("pikku.run")
+
+
+class ContextLogger(logging.LoggerAdapter[logging.Logger]):
+    """A logger whose records carry the run, the workflow and, in a step, its name and attempt.
+
+    In a workflow body it is silent while recorded history is repeated.
+    """
+
+    def __init__(self, extra: Mapping[str, object], replay: Any = None) -> None:
+        super().__init__(log, extra)
+        self._replay = replay
+
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name in logging
+        if self._replay is not None and self._replay.replaying:
+            return False
+        return super().isEnabledFor(level)
+
+    def process(
+        self, msg: Any, kwargs: MutableMapping[str, Any]
+    ) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
+
+
+class StepContext:
+    """`ctx.step`: which attempt of which step this is.
+
+    Attributes:
+        name: the step's name; empty where a function is called outside any step.
+        run_id: the run's id; empty likewise.
+        attempt_count: from 1; attempts lost with their process count.
+    """
+
+    def __init__(
+        self, run_id: str, key: str, name: str, attempt_count: int, cancellation: Cancellation
+    ) -> None:
+        self.run_id = run_id
+        self.key = key
+        self.name = name
+        self.attempt_count = attempt_count
+        self._cancellation = cancellation
+
+    @property
+    def invocation_id(self) -> str:
+        """The idempotency key: the same for every attempt of this step, in every process. Give it
+        to whatever must not happen twice."""
+        return invocation_id(self.run_id, self.key)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the outcome is no longer wanted: the run was cancelled, or the timeout passed.
+        Long work should look at it from time to time, and stop."""
+        return self._cancellation.requested
+
+
+class BaseContext(Generic[S_co, R_co]):
+    """What both kinds of context have.
+
+    Attributes:
+        services: what the app's services factory made; None without a factory.
+        rpc: the app's functions by attribute.
+        logger: a logger whose records say where they come from.
+        run_id: the run's id; empty where a function is called outside any run.
+    """
+
+    services: S_co
+    rpc: R_co
+    logger: ContextLogger
+    run_id: str
+
+    def __init__(self, services: Any, rpc: Any, logger: ContextLogger, run_id: str) -> None:
+        self.services = services
+        self.rpc = rpc
+        self.logger = logger
+        self.run_id = run_id
+
+
+class FunctionContext(BaseContext[S_co, R_co]):
+    """The `ctx` of a function."""
+
+    step: StepContext
+
+    def __init__(
+        self,
+        services: Any,
+        rpc: Any,
+        logger: ContextLogger,
+        run_id: str,
+        step: StepContext,
+        caller: Caller,
+    ) -> None:
+        super().__init__(services, rpc, logger, run_id)
+        self.step = step
+        self._caller = caller
+
+    def run_async(self, coro: Coroutine[Any, Any, T], /) -> T:
+        """The result of *coro*, run on the app's event loop; for synchronous functions.
+
+        Raises:
+            RuntimeError: if called on the event loop itself, which would wait for itself.
+        """
+        return self._caller.run_async(coro)
+
+
+class WorkflowFunctionContext(BaseContext[S_co, R_co], Generic[S_co, R_co, W_co]):
+    """The `ctx` of a workflow. It is no `FunctionContext`: its `rpc` holds targets, not calls."""
+
+    workflow: W_co
+
+    def __init__(
+        self, services: Any, rpc: Any, logger: ContextLogger, run_id: str, workflow: Any
+    ) -> None:
+        super().__init__(services, rpc, logger, run_id)
+        self.workflow = workflow

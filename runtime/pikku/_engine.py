@@ -1,0 +1,578 @@
+"""The engine: where replay, step bodies and the store meet, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pikku._bodies import Attempt, Bodies, End, Plan
+from pikku._clock import Alarm
+from pikku._codec import digest, first_difference
+from pikku._committer import Committer
+from pikku._functions import Func, Registry, WiredWorkflow
+from pikku._ids import check_run_id, new_run_id
+from pikku._live import Flight, LiveRun
+from pikku._records import (
+    FINAL_STATUSES,
+    CancelRun,
+    CreateRun,
+    ErrorInfo,
+    FireTimers,
+    LoadedRun,
+    Op,
+    OpResult,
+    ReapSessions,
+    Reply,
+    ResumeRun,
+    RunFilter,
+    RunRecord,
+    Settle,
+)
+from pikku._replay import Ask, Replay
+from pikku._session import FOREVER_SECONDS, LEASE_SECONDS, Session
+from pikku.errors import (
+    ResultTimeoutError,
+    RunConflictError,
+    RunNotFoundError,
+    RunStateError,
+    StoreError,
+)
+from pikku.stores.base import INLINE_QUEUE, Store
+
+log = logging.getLogger("pikku")
+
+SWEEP_SECONDS = 1.0
+WATCH_SECONDS = 0.1
+CLAIM_AT_ONCE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What may be tuned; every default is meant to be left alone.
+
+    Attributes:
+        lease_seconds: how long a silent process keeps its runs.
+        threads: how many synchronous functions run at once.
+        sticky: how many runs that wait stay in memory, to go on without a replay; 0 parks each
+            at once.
+        drain_seconds: how long `close` waits for attempts under way.
+        cleanup_timeout_us: how long a cancelled function may clean up.
+        max_lost_attempts: after how many processes lost in its attempts a step is given up.
+    """
+
+    lease_seconds: float = LEASE_SECONDS
+    threads: int = 32
+    sticky: int = 1000
+    drain_seconds: float = 30.0
+    cleanup_timeout_us: int = 60_000_000
+    max_lost_attempts: int = 3
+
+
+class Contexts(Protocol):
+    """Makes the `ctx` objects; the app's side."""
+
+    def function(self, run_id: str, flight: Flight, workflow: str) -> Any: ...
+    def workflow(self, run_id: str, name: str, replay: Replay) -> Any: ...
+
+
+class Engine:
+    """Starts, executes, follows and recovers runs in one process on one event loop."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        store: Store,
+        contexts: Contexts,
+        options: EngineOptions,
+        *,
+        on_quiet: Callable[[int | None], None] | None = None,
+    ) -> None:
+        self.registry = registry
+        self.store = store
+        self.clock = store.clock
+        self.options = options
+        self.loop = asyncio.get_running_loop()
+        self.draining = False
+        self.on_recorded: Callable[[LiveRun, str], None] | None = None
+        self._contexts = contexts
+        self._on_quiet = on_quiet
+        self._live: dict[str, LiveRun] = {}
+        self._idle: OrderedDict[str, LiveRun] = OrderedDict()
+        self._results: dict[str, list[asyncio.Future[Settle]]] = {}
+        self._next_due: int | None = None
+        self._alarm: Alarm | None = None
+        self._alarm_due = 0
+        self._sweep: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+        lease = options.lease_seconds if store.shared else FOREVER_SECONDS
+        self._session = Session(
+            store, self.loop, lease_seconds=lease, on_lost=self._session_lost
+        )
+        self.bodies = Bodies(self.loop, self.clock, options.threads)
+        self._committer = Committer(
+            store,
+            session=lambda: self._session.id,
+            want=self._wanted,
+            on_reply=self._on_reply,
+            on_idle=self._quiet,
+            busy=lambda: self.bodies.busy,
+        )
+        self.submit = self._committer.submit
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Take a lease, and go on with whatever was left behind.
+
+        Raises:
+            StoreError: if the store cannot be used.
+        """
+        await asyncio.to_thread(self._session.open)
+        self._main = self.loop.create_task(self._committer.run(), name="pikku-committer")
+        await self._committer.request(ReapSessions())
+        await self._committer.request(FireTimers())
+        await self._resume_deployed()
+        if self.store.shared:
+            self._sweep = self.loop.call_later(SWEEP_SECONDS, self._swept)
+
+    async def _resume_deployed(self) -> None:
+        """Open the runs that were suspended for want of a function that is here now."""
+        waiting = await self.store.list_runs(RunFilter(status="suspended", limit=1000))
+        for run in waiting:
+            if run.suspend_reason == "missing_function" and run.workflow in self.registry.workflows:
+                await self._committer.request(ResumeRun(run.run_id))
+
+    async def close(self, *, drain: bool = True) -> None:
+        """Record what ends in time, hand back the rest, and let go of every run."""
+        if self._closed:
+            return
+        self._closed = True
+        self.draining = True
+        for handle in (self._sweep, self._alarm):
+            if handle is not None:
+                handle.cancel()
+        for live in list(self._live.values()):
+            live.advance()
+        if drain:
+            await self.bodies.wait_until_quiet(self.options.drain_seconds)
+        for live in list(self._live.values()):
+            live.advance()
+        while any(live.moving for live in self._live.values()):
+            for live in list(self._live.values()):
+                live.hand_back()
+            await asyncio.sleep(0.001)
+            if self._main.done():
+                break
+        self._committer.close()
+        await self._main
+        for task in self._tasks:
+            task.cancel()
+        for live in list(self._live.values()):
+            live.drop()
+        self.bodies.close()
+        await asyncio.to_thread(self._session.close)
+        for waiting in self._results.values():
+            for future in waiting:
+                future.cancel()
+
+    def kill(self) -> None:
+        """Stop as a dying process would: nothing more is recorded, no lease is given back."""
+        self._closed = True
+        self.draining = True
+        self._main.cancel()
+        for handle in (self._sweep, self._alarm):
+            if handle is not None:
+                handle.cancel()
+        for live in list(self._live.values()):
+            if live.started is not None and not live.started.done():
+                live.started.set_result(None)
+            live.gone = True
+        for task in self._tasks:
+            task.cancel()
+        self._live.clear()
+        self.bodies.close()
+        self._session.close()
+
+    @property
+    def session_id(self) -> str:
+        return self._session.id
+
+    # --- runs --------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        wired: WiredWorkflow,
+        text: str,
+        *,
+        run_id: str | None,
+        wait: bool,
+        started_by: str | None = None,
+    ) -> str:
+        """Create a run and execute it here, or find the one that was there; its id.
+
+        With *wait*, returns when it is final, or when no task of it can move before a timer or
+        some word from outside.
+        """
+        run_id = new_run_id() if run_id is None else check_run_id(run_id)
+        result = await self._committer.request(
+            CreateRun(
+                run_id,
+                wired.name,
+                text,
+                "",
+                True,
+                True,
+                wired.tags,
+                started_by,
+                wired.workflow.timeout_us,
+            )
+        )
+        if result.code == "exists":
+            assert result.run is not None
+            _check_same_start(result.run, wired.name, text)
+            return run_id
+        if result.run is not None:  # no lease of ours: it waits for whoever claims it
+            return run_id
+        run = RunRecord(
+            run_id=run_id,
+            workflow=wired.name,
+            status="running",
+            input=text,
+            output=None,
+            error=None,
+            version="",
+            inline=True,
+            run_attempt=1,
+            owner=self._session.id,
+            queued=False,
+            turn=0,
+            deliveries=0,
+            tags=wired.tags,
+            started_by=started_by,
+            created_us=0,
+            updated_us=0,
+            finished_us=None,
+            cancel_us=None,
+            cancel_kind=None,
+            cancel_reason=None,
+            cancel_delivery=None,
+            suspend_reason=None,
+        )
+        live = LiveRun(self, LoadedRun(run, ()), wired)
+        started: asyncio.Future[None] | None = None
+        if wait:
+            started = live.started = self.loop.create_future()
+        self._live[run_id] = live
+        live.begin()
+        if started is not None:
+            await started
+        return run_id
+
+    async def cancel(self, run_id: str, reason: str) -> None:
+        """Ask a run to unwind; a final run stays as it is.
+
+        Raises:
+            RunNotFoundError: if there is none.
+        """
+        result = await self._committer.request(CancelRun(run_id, reason))
+        if result.code == "not_found":
+            raise RunNotFoundError(run_id, store=self.store.address)
+
+    async def resume(self, run_id: str) -> None:
+        """Open a suspended run; one that is interrupted goes on by itself.
+
+        Raises:
+            RunNotFoundError: if there is none.
+            RunStateError: if it has ended.
+        """
+        result = await self._committer.request(ResumeRun(run_id))
+        if result.code == "not_found":
+            raise RunNotFoundError(run_id, store=self.store.address)
+        if result.code == "not_suspended":
+            run = await self.store.load_run(run_id)
+            if run is not None and run.status in FINAL_STATUSES:
+                raise RunStateError(
+                    f"run {run_id} is {run.status} and cannot be resumed",
+                    hint="start another run",
+                )
+
+    async def result(self, run_id: str, timeout_us: int | None) -> Settle:
+        """How the run ended, once it has.
+
+        Raises:
+            RunNotFoundError: if there is no such run.
+            ResultTimeoutError: if it has not ended in time.
+        """
+        try:
+            async with asyncio.timeout(None if timeout_us is None else timeout_us / 1e6):
+                return await self._result(run_id)
+        except TimeoutError:
+            raise ResultTimeoutError(
+                f"run {run_id} did not end within {(timeout_us or 0) / 1e6:g} s"
+            ) from None
+
+    async def _result(self, run_id: str) -> Settle:
+        while True:
+            if run_id in self._live:
+                future: asyncio.Future[Settle] = self.loop.create_future()
+                self._results.setdefault(run_id, []).append(future)
+                self._quiet_soon()
+                settle = await future
+                if settle.status in FINAL_STATUSES:
+                    return settle
+                continue
+            run = await self.store.load_run(run_id)
+            if run is None:
+                raise RunNotFoundError(run_id, store=self.store.address)
+            if run.status in FINAL_STATUSES:
+                return Settle(run.status, run.output, run.error, run.cancel_reason)
+            if run_id not in self._live:
+                await asyncio.sleep(WATCH_SECONDS)
+
+    # --- what live runs ask of the engine -------------------------------------------------------------
+
+    def workflow_context(self, run_id: str, name: str, replay: Replay) -> Any:
+        return self._contexts.workflow(run_id, name, replay)
+
+    def handler_plan(self, run_id: str, ask: Ask, error: ErrorInfo, attempts: int) -> Plan:
+        """What executes the `on_error` handler of a failed step."""
+        plan: Plan = ask.plan
+        handler = self.registry.function(plan.on_error or "")
+        data = json.dumps(
+            {
+                "input": json.loads(ask.input) if ask.input is not None else None,
+                "error": list(error),
+                "step_name": ask.name,
+                "attempt_count": attempts,
+            }
+        )
+        where = f"handler {handler.name!r} of step {ask.name!r}"
+        return Plan(handler, None, data, handler.declaration.output, handler.policy, None, where)
+
+    def execute(self, live: LiveRun, flight: Flight) -> None:
+        """Begin the body of an attempt that is recorded as running."""
+        plan: Plan = flight.ask.plan
+        if self._session.expired:
+            self._session_lost()
+            return
+        attempt = Attempt(plan, functools.partial(live.ended, flight), flight.cancellation)
+        if plan.func is None:
+            begin = self.bodies.begin_inline
+        else:
+            begin = functools.partial(self._begin_function, plan.func, live, flight)
+        self.bodies.start(attempt, begin, alone=flight.lost > 0)
+
+    def _begin_function(
+        self, func: Func[Any, Any], live: LiveRun, flight: Flight, attempt: Attempt
+    ) -> None:
+        context = self._contexts.function(live.run_id, flight, live.wired.name)
+        declaration = func.declaration
+        plan = attempt.plan
+
+        def arguments() -> tuple[Any, ...]:
+            if not declaration.takes_input:
+                return (context,)
+            return (context, declaration.input.decode(plan.data or "null", plan.where))
+
+        async def run_async() -> Any:
+            return await func.func(*arguments())
+
+        if func.is_async:
+            self.bodies.begin_coroutine(attempt, run_async())
+        else:
+            self.bodies.begin_thread(attempt, lambda: func.func(*arguments()))
+
+    def error_info(self, error: BaseException) -> ErrorInfo:
+        """The record of what a workflow function raised."""
+        from pikku._bodies import trimmed_traceback
+
+        return ErrorInfo.of(error, traceback=trimmed_traceback(error))
+
+    def idle(self, live: LiveRun) -> None:
+        """The run waits for a timer or a word: keep it at hand, or park it."""
+        self._started(live)
+        self._idle[live.run_id] = live
+        self._idle.move_to_end(live.run_id)
+        while len(self._idle) > self.options.sticky:
+            _, oldest = self._idle.popitem(last=False)
+            oldest.park()
+
+    def left(self, live: LiveRun, settle: Settle) -> None:
+        """The run has ended, is suspended or parked."""
+        self.forget(live)
+        for future in self._results.pop(live.run_id, ()):
+            if not future.done():
+                future.set_result(settle)
+
+    def forget(self, live: LiveRun) -> None:
+        """The run is not in this process any more."""
+        if self._live.get(live.run_id) is live:
+            del self._live[live.run_id]
+        self._idle.pop(live.run_id, None)
+        self._started(live)
+        if live.run_id in self._results and not self._closed:
+            for future in self._results.pop(live.run_id):
+                if not future.done():
+                    future.set_result(Settle("running"))
+
+    def reload(self, live: LiveRun) -> None:
+        """Fetch what others have recorded for the run, and have it replayed."""
+
+        async def reload() -> None:
+            while not live.gone:
+                try:
+                    loaded = await self.store.load_steps(live.run_id)
+                    break
+                except StoreError as error:
+                    log.warning("run %s: %s; trying again", live.run_id, error)
+                    await asyncio.sleep(SWEEP_SECONDS)
+            else:
+                return
+            if loaded is None or loaded.run.owner != self._session.id:
+                live.drop()
+            else:
+                live.reloaded(loaded)
+
+        live.loading()
+        self._spawn(reload())
+
+    def _started(self, live: LiveRun) -> None:
+        if live.started is not None and not live.started.done():
+            live.started.set_result(None)
+
+    def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        task = self.loop.create_task(coro)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- claims, mail, timers -----------------------------------------------------------------------------
+
+    def _wanted(self) -> dict[str, int]:
+        return {} if self.draining else {INLINE_QUEUE: CLAIM_AT_ONCE}
+
+    def _on_reply(self, reply: Reply) -> None:
+        if not reply.session_alive and not self._closed:
+            self._session_lost()
+            return
+        for loaded in reply.claimed:
+            self._take_over(loaded)
+        for delivery in reply.inbox:
+            live = self._live.get(delivery.run_id)
+            if live is not None:
+                self._idle.pop(delivery.run_id, None)
+                live.receive(delivery)
+        if len(reply.claimed) == CLAIM_AT_ONCE:
+            self._committer.poke()
+        self._set_alarm(reply.next_due_us)
+
+    def _take_over(self, loaded: LoadedRun) -> None:
+        run = loaded.run
+        there = self._live.get(run.run_id)
+        if there is not None:
+            there.drop()
+        wired = self.registry.workflows.get(run.workflow)
+        if wired is None:
+            self._spawn(self._suspend_unknown(run))
+            return
+        live = LiveRun(self, loaded, wired)
+        self._live[run.run_id] = live
+        live.begin()
+
+    async def _suspend_unknown(self, run: RunRecord) -> None:
+        from pikku._records import Commit
+        from pikku.errors import UnknownWorkflowError
+
+        error = UnknownWorkflowError(run.workflow, self.registry.workflows)
+        log.error("run %s cannot be executed here: %s", run.run_id, error)
+        settle = Settle(
+            "suspended", error=ErrorInfo.of(error).to_json(), reason="missing_function"
+        )
+        self.submit(
+            Commit(run.run_id, run.turn + 1, run.deliveries, (), (), (), settle),
+            lambda result: None,
+        )
+
+    def _set_alarm(self, due_us: int | None) -> None:
+        self._next_due = due_us
+        if due_us is None or self._closed:
+            return
+        if self._alarm is not None:
+            if self._alarm_due == due_us:
+                return
+            self._alarm.cancel()
+        self._alarm_due = due_us
+        self._alarm = self.clock.call_at(self.loop, due_us, self._fire)
+
+    def _fire(self) -> None:
+        self._alarm = None
+        if not self._closed:
+            self.submit(FireTimers(), self._fired)
+
+    def _fired(self, result: OpResult) -> None:
+        self._committer.poke()
+
+    def _swept(self) -> None:
+        """What an event would have told, had it not been lost with its process."""
+        if self._closed:
+            return
+        if self._committer.idle:
+            self.submit(ReapSessions(), lambda result: None)
+            self.submit(FireTimers(), lambda result: None)
+        self._sweep = self.loop.call_later(SWEEP_SECONDS, self._swept)
+
+    def _quiet_soon(self) -> None:
+        if self._on_quiet is not None:
+            self.loop.call_soon(self._quiet)
+
+    def _quiet(self) -> None:
+        if self._on_quiet is not None and not self._closed and self.is_quiet:
+            self._on_quiet(self._next_due)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is under way: every run waits for a timer or a word."""
+        return self._committer.idle and not self.bodies.busy and not self._tasks
+
+    def _session_lost(self) -> None:
+        """Others own our runs now: drop them all, and go on under a new name."""
+        if self._closed:
+            return
+        log.error("the lease of this process ran out; its runs go on elsewhere")
+        for live in list(self._live.values()):
+            live.drop()
+        self._spawn(self._renew())
+
+    async def _renew(self) -> None:
+        while not self._closed:
+            try:
+                await asyncio.to_thread(self._session.renew)
+            except StoreError as error:
+                log.warning("no new lease yet: %s", error)
+                await asyncio.sleep(SWEEP_SECONDS)
+            else:
+                self._committer.poke()
+                return
+
+    async def request(self, op: Op) -> OpResult:
+        """Send one operation, with the session's name."""
+        return await self._committer.request(op)
+
+
+def _check_same_start(run: RunRecord, workflow: str, text: str) -> None:
+    if run.workflow != workflow:
+        raise RunConflictError(
+            f"run {run.run_id!r} exists: it is one of {run.workflow!r}, "
+            f"and this start asks for {workflow!r}"
+        )
+    if digest(run.input) != digest(text):
+        raise RunConflictError(
+            f"run {run.run_id!r} of {workflow!r} exists with another input: "
+            f"they differ at {first_difference(run.input, text)}"
+        )

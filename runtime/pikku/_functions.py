@@ -1,0 +1,442 @@
+"""Decorated functions: typed references to them, and the registry that knows them by name."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Coroutine, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Generic, overload
+
+from typing_extensions import TypeVar
+
+from pikku._durations import Duration, duration_us
+from pikku._retry import DEFAULT_POLICY, Backoff, StepPolicy, as_backoff, checked_retries
+from pikku.errors import (
+    DeclarationError,
+    DuplicateNameError,
+    UnknownFunctionError,
+    UnknownWorkflowError,
+    WorkflowBodyError,
+)
+
+if TYPE_CHECKING:
+    from pikku._app import Caller
+    from pikku._codec import Codec
+    from pikku._run import Run
+
+I_contra = TypeVar("I_contra", contravariant=True)
+O_co = TypeVar("O_co", covariant=True)
+T = TypeVar("T")
+
+NO_INPUT: Any = type("NoInput", (), {"__repr__": lambda self: "no input"})()
+
+
+# --- references: what names a target ------------------------------------------------------
+
+
+class RpcRef(Generic[I_contra, O_co]):
+    """A typed name of a function: a target for `do`, never callable."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class BoundRpc(RpcRef[I_contra, O_co]):
+    """`ctx.rpc.x` in a function: a target, and callable."""
+
+    def __init__(self, name: str, caller: Caller) -> None:
+        super().__init__(name)
+        self._caller = caller
+
+    @overload
+    async def __call__(self: BoundRpc[None, T]) -> T: ...
+    @overload
+    async def __call__(self, data: I_contra, /) -> O_co: ...
+    async def __call__(self: Any, *data: Any) -> Any:
+        """Call the function here and now: no step, no retries, nothing recorded.
+
+        Raises:
+            UnknownFunctionError: if no function has this name.
+            InvalidInputError: if *data* does not fit the function's declared input.
+            Exception: whatever the function raises.
+        """
+        return await self._caller.invoke(self.name, data[0] if data else NO_INPUT)
+
+
+class WorkflowRef(Generic[I_contra, O_co]):
+    """A typed name of a workflow."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class BoundWorkflow(WorkflowRef[I_contra, O_co]):
+    """`workflows.x`: a workflow that can be started."""
+
+    def __init__(self, name: str, caller: Caller) -> None:
+        super().__init__(name)
+        self._caller = caller
+
+    @overload
+    async def start(
+        self: BoundWorkflow[None, T], /, *, run_id: str | None = None, wait: bool = True
+    ) -> Run[T]: ...
+    @overload
+    async def start(
+        self, data: I_contra, /, *, run_id: str | None = None, wait: bool = True
+    ) -> Run[O_co]: ...
+    async def start(
+        self: Any, *data: Any, run_id: str | None = None, wait: bool = True
+    ) -> Any:
+        """Start a run of it: see `App.start_workflow`."""
+        return await self._caller.start_workflow(self.name, *data, run_id=run_id, wait=wait)
+
+    def get_run(self, run_id: str, /) -> Run[O_co]:
+        """The handle of a run that exists; nothing is read until the handle is used."""
+        run: Run[O_co] = self._caller.get_run(self.name, run_id)
+        return run
+
+
+# --- what the decorators return -------------------------------------------------------------
+
+
+class Func(RpcRef[I_contra, O_co]):
+    """What `@pikku_func` returns. `func` is the plain function, for calling it in a unit test."""
+
+    def __init__(
+        self,
+        func: Callable[..., Any],
+        *,
+        name: str | None = None,
+        expose: bool = False,
+        retries: int | None = None,
+        retry_delay: Duration | Backoff | None = None,
+        timeout: Duration | None = None,
+        non_retryable: Sequence[type[Exception]] = (),
+        tags: Sequence[str] = (),
+        description: str = "",
+    ) -> None:
+        super().__init__(name if name is not None else func.__name__)
+        self.func = func
+        self.declaration = _Declaration(func, "function")
+        self.is_async = inspect.iscoroutinefunction(func)
+        self.expose = expose
+        self.tags = tuple(tags)
+        self.description = description or inspect.getdoc(func) or ""
+        self.non_retryable = tuple(non_retryable)
+        self.policy = step_policy(
+            self.declaration.place, DEFAULT_POLICY, retries, retry_delay, timeout
+        )
+
+
+class Workflow(WorkflowRef[I_contra, O_co]):
+    """What `@pikku_workflow_func` returns; unrelated to `Func`. It has a name once it is wired."""
+
+    def __init__(self, func: Callable[..., Any], *, timeout: Duration | None = None) -> None:
+        super().__init__(func.__name__)
+        if not inspect.iscoroutinefunction(func):
+            raise DeclarationError(
+                f"workflow {place_of(func)} is not `async def`",
+                hint="a workflow awaits its steps; write `async def`",
+            )
+        self.func = func
+        self.declaration = _Declaration(func, "workflow")
+        self.timeout_us = None if timeout is None else duration_us(timeout)
+
+
+class WiredWorkflow:
+    """A workflow under the name by which it is started."""
+
+    def __init__(
+        self,
+        name: str,
+        workflow: Workflow[Any, Any],
+        description: str,
+        tags: Sequence[str],
+        expose: bool,
+    ) -> None:
+        self.name = name
+        self.workflow = workflow
+        self.description = description
+        self.tags = tuple(tags)
+        self.expose = expose
+
+
+class _Declaration:
+    """The parameters of a decorated function and, once needed, the codecs of their types."""
+
+    def __init__(self, func: Callable[..., Any], kind: str) -> None:
+        self.place = place_of(func)
+        self._func = func
+        self._kind = kind
+        self._codecs: tuple[Codec, Codec] | None = None
+        if not inspect.isfunction(func):
+            raise DeclarationError(f"{func!r} is no function and cannot be a pikku {kind}")
+        code = func.__code__
+        count = code.co_argcount
+        if count not in (1, 2) or code.co_kwonlyargcount or code.co_flags & 0x0C:
+            raise DeclarationError(
+                f"{kind} {self.place} takes {inspect.signature(func)}",
+                hint="declare a context, and at most one input: (ctx: Context, data: Data)",
+            )
+        self.takes_input = count == 2
+        self._input_name = code.co_varnames[1] if self.takes_input else ""
+
+    @property
+    def input(self) -> Codec:
+        """The codec of the declared input; without an input, that of None."""
+        return (self._codecs or self._resolve())[0]
+
+    @property
+    def output(self) -> Codec:
+        """The codec of the declared return type; without one, that of plain values."""
+        return (self._codecs or self._resolve())[1]
+
+    def _resolve(self) -> tuple[Codec, Codec]:
+        from pikku._codec import PLAIN, codec_for
+
+        declared: dict[str, Any] = self._func.__annotations__
+        wanted = {
+            name: declared[name] for name in (self._input_name, "return") if name in declared
+        }
+        if self.takes_input and self._input_name not in wanted:
+            raise DeclarationError(
+                f"{self._kind} {self.place}: its input {self._input_name!r} has no annotation",
+                hint="say what it takes, so that it can be stored and checked",
+            )
+        types = resolve_annotations(wanted, self._func, f"{self._kind} {self.place}")
+        given = codec_for(types[self._input_name], f"input of {self.place}") if (
+            self.takes_input
+        ) else codec_for(None, f"input of {self.place}")
+        made = codec_for(types["return"], f"result of {self.place}") if "return" in types else PLAIN
+        self._codecs = (given, made)
+        return self._codecs
+
+
+def resolve_annotations(
+    wanted: dict[str, Any], func: Callable[..., Any], owner: str
+) -> dict[str, Any]:
+    """The types that annotations mean, in the module that wrote them.
+
+    Raises:
+        DeclarationError: if a name in them is not known there at run time.
+    """
+    holder = SimpleNamespace(__annotations__=wanted)
+    try:
+        return typing.get_type_hints(
+            holder, globalns=getattr(func, "__globals__", {}), include_extras=True
+        )
+    except (NameError, AttributeError, TypeError, SyntaxError) as error:
+        raise DeclarationError(
+            f"{owner}: an annotation cannot be resolved: {error}",
+            hint="import the type at module level, outside `if TYPE_CHECKING:`",
+        ) from error
+
+
+def step_policy(
+    owner: str,
+    declared: StepPolicy,
+    retries: int | None,
+    retry_delay: Duration | Backoff | None,
+    timeout: Duration | None,
+) -> StepPolicy:
+    """*declared* with what is given put over it.
+
+    Raises:
+        DeclarationError: if a value cannot be used, naming *owner*.
+    """
+    if retries is None and retry_delay is None and timeout is None:
+        return declared
+    try:
+        return StepPolicy(
+            declared.retries if retries is None else checked_retries(retries),
+            declared.backoff if retry_delay is None else as_backoff(retry_delay),
+            declared.timeout_us if timeout is None else duration_us(timeout),
+        )
+    except ValueError as error:
+        raise DeclarationError(f"{owner}: {error}") from error
+
+
+def place_of(func: Callable[..., Any]) -> str:
+    """`module:qualname`, which is how a decorated function is told from another."""
+    module = func.__module__
+    if module == "__main__":
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        if spec is not None:
+            module = spec.name
+    return f"{module}:{func.__qualname__}"
+
+
+# --- the registry ----------------------------------------------------------------------------
+
+
+class Registry:
+    """The functions and workflows of one generated package.
+
+    Each package has its own, so two apps in one process never meet.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.functions: dict[str, Func[Any, Any]] = {}
+        self.workflows: dict[str, WiredWorkflow] = {}
+
+    def pikku_func(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+        """Register *func*, or return the decorator that will, with *options*.
+
+        Raises:
+            DuplicateNameError: if another function has the name.
+            DeclarationError: if its parameters or options cannot work.
+        """
+        if func is None:
+            return lambda each: self.pikku_func(each, **options)
+        made: Func[Any, Any] = Func(func, **options)
+        there = self.functions.get(made.name)
+        if there is not None and there.declaration.place != made.declaration.place:
+            raise DuplicateNameError(
+                f"two functions are named {made.name!r}: "
+                f"{there.declaration.place} and {made.declaration.place}"
+            )
+        self.functions[made.name] = made
+        return made
+
+    def pikku_workflow_func(
+        self, func: Callable[..., Any] | None = None, /, **options: Any
+    ) -> Any:
+        """Make a workflow of *func*, or return the decorator that will, with *options*.
+
+        Raises:
+            DeclarationError: if it is not `async def`, or its parameters cannot work.
+        """
+        if func is None:
+            return lambda each: self.pikku_workflow_func(each, **options)
+        return Workflow[Any, Any](func, **options)
+
+    def wire_workflow(
+        self,
+        *,
+        name: str,
+        func: Workflow[Any, Any],
+        description: str = "",
+        tags: Sequence[str] = (),
+        expose: bool = False,
+    ) -> None:
+        """Give the workflow *func* the *name* under which it is started.
+
+        Raises:
+            DuplicateNameError: if another workflow has the name.
+            DeclarationError: if *func* is no workflow, or the name or a tag is empty.
+        """
+        if not isinstance(func, Workflow):
+            raise DeclarationError(
+                f"wire_workflow(name={name!r}): func is {func!r}",
+                hint="decorate the function with @pikku_workflow_func",
+            )
+        if not name or not isinstance(name, str):
+            raise DeclarationError(f"wire_workflow: {name!r} is no name for a workflow")
+        if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in tags):
+            raise DeclarationError(
+                f"wire_workflow(name={name!r}): tags is {tags!r}", hint='write tags=["one", "two"]'
+            )
+        there = self.workflows.get(name)
+        if there is not None and there.workflow.declaration.place != func.declaration.place:
+            raise DuplicateNameError(
+                f"two workflows are named {name!r}: "
+                f"{there.workflow.declaration.place} and {func.declaration.place}"
+            )
+        func.name = name
+        self.workflows[name] = WiredWorkflow(name, func, description, tags, expose)
+
+    def function(self, name: str) -> Func[Any, Any]:
+        """The function of this *name*.
+
+        Raises:
+            UnknownFunctionError: with the nearest names.
+        """
+        try:
+            return self.functions[name]
+        except (KeyError, TypeError):
+            raise UnknownFunctionError(str(name), self.functions) from None
+
+    def workflow(self, name: str) -> WiredWorkflow:
+        """The wired workflow of this *name*.
+
+        Raises:
+            UnknownWorkflowError: with the nearest names.
+        """
+        try:
+            return self.workflows[name]
+        except (KeyError, TypeError):
+            raise UnknownWorkflowError(str(name), self.workflows) from None
+
+
+# --- attribute objects: what generated classes derive from --------------------------------------
+
+
+class RpcAttributes:
+    """`ctx.rpc` of a function: an attribute for each function. `names` maps the attributes whose
+    function has another name."""
+
+    names: typing.ClassVar[dict[str, str]] = {}
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __getattr__(self, attribute: str) -> BoundRpc[Any, Any]:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return BoundRpc(self.names.get(attribute, attribute), self._caller)
+
+    async def invoke(self, name: str, /, *data: Any) -> Any:
+        """Call the function *name* here and now, as `ctx.rpc.name(data)` does."""
+        return await self._caller.invoke(name, data[0] if data else NO_INPUT)
+
+    async def start_workflow(self, name: str, /, *data: Any, **options: Any) -> Any:
+        """Start a run: see `App.start_workflow`."""
+        return await self._caller.start_workflow(name, *data, **options)
+
+
+class RpcRefAttributes:
+    """`ctx.rpc` of a workflow: the same attributes as targets for `do`, not callable."""
+
+    names: typing.ClassVar[dict[str, str]] = {}
+
+    def __getattr__(self, attribute: str) -> RpcRef[Any, Any]:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        if attribute in ("invoke", "start_workflow"):
+            raise WorkflowBodyError(
+                f"ctx.rpc.{attribute} in a workflow body would repeat on every replay",
+                hint='make it a step: await ctx.workflow.do("What it does", "name", data)',
+            )
+        return _UncallableRef(self.names.get(attribute, attribute))
+
+
+class _UncallableRef(RpcRef[Any, Any]):
+    def __call__(self, *data: Any) -> Coroutine[Any, Any, Any]:
+        raise WorkflowBodyError(
+            f"a direct call of {self.name!r} in a workflow body would repeat on every replay",
+            hint=f'make it a step: await ctx.workflow.do("What it does", ctx.rpc.{self.name}, data)',
+        )
+
+
+class WorkflowAttributes:
+    """`workflows`: an attribute for each workflow. `names` as in `RpcAttributes`."""
+
+    names: typing.ClassVar[dict[str, str]] = {}
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __getattr__(self, attribute: str) -> BoundWorkflow[Any, Any]:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        return BoundWorkflow(self.names.get(attribute, attribute), self._caller)

@@ -1,0 +1,129 @@
+"""A run's history as a person reads it: step records and the log beside them, in one order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pikku._clock import as_datetime
+from pikku._records import ErrorInfo, HistoryEntry, RunRecord, RunStatus, StepRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What is known of a run, its values as plain JSON data."""
+
+    run_id: str
+    workflow: str
+    status: RunStatus
+    input: Any
+    output: Any
+    error: ErrorInfo | None
+    tags: tuple[str, ...]
+    inline: bool
+    run_attempt: int
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    cancel_requested_at: datetime | None
+    cancel_reason: str | None
+    suspend_reason: str | None
+
+    @classmethod
+    def of(cls, run: RunRecord) -> RunInfo:
+        return cls(
+            run.run_id,
+            run.workflow,
+            run.status,
+            _value(run.input),
+            _value(run.output),
+            ErrorInfo.from_json(run.error) if run.error else None,
+            run.tags,
+            run.inline,
+            run.run_attempt,
+            as_datetime(run.created_us),
+            as_datetime(run.updated_us),
+            _time(run.finished_us),
+            _time(run.cancel_us),
+            run.cancel_reason,
+            run.suspend_reason,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEvent:
+    """One thing that happened in a run.
+
+    `kind` is one of `run_started`, `step_started`, `step_succeeded`, `step_failed`,
+    `sleep_started`, `sleep_ended`, `attempt_failed`, `attempt_lost`, `handed_back`,
+    `value_recorded`, `cancel`, `suspend`, `resume`, `run_completed`, `run_failed`,
+    `run_cancelled`.
+    """
+
+    at: datetime
+    kind: str
+    step: str | None = None
+    attempt: int | None = None
+    data: Any = None
+
+
+def history_of(
+    run: RunRecord, steps: Sequence[StepRecord], entries: Sequence[HistoryEntry]
+) -> list[HistoryEvent]:
+    """Every event of the run, in the order in which it happened."""
+    events: list[tuple[int, int, int, HistoryEvent]] = []
+
+    def add(
+        at_us: int | None,
+        rank: int,
+        place: int,
+        kind: str,
+        step: str | None = None,
+        attempt: int | None = None,
+        data: Any = None,
+    ) -> None:
+        if at_us is not None:
+            event = HistoryEvent(as_datetime(at_us), kind, step, attempt, data)
+            events.append((at_us, rank, place, event))
+
+    add(run.created_us, 0, 0, "run_started", data=_value(run.input))
+    for entry in entries:
+        add(entry.at_us, 2, 0, entry.kind, entry.step, entry.attempt, _value(entry.data))
+    for step in steps:
+        place = step.position
+        if step.kind == "sleep":
+            add(step.created_us, 3, place, "sleep_started", step.key)
+            if step.status == "succeeded":
+                add(step.finished_us, 1, step.delivery or 0, "sleep_ended", step.key)
+            continue
+        if step.kind == "side_effect":
+            add(step.finished_us, 1, step.delivery or 0, "value_recorded", step.key, None,
+                _value(step.result))
+            continue
+        add(step.started_us, 3, place, "step_started", step.key, step.attempt)
+        if step.status == "succeeded":
+            add(step.finished_us, 1, step.delivery or 0, "step_succeeded", step.key, step.attempt,
+                _value(step.result))
+        elif step.status == "failed":
+            add(step.finished_us, 1, step.delivery or 0, "step_failed", step.key, step.attempt,
+                _value(step.error))
+    outcome = run.output if run.status == "completed" else run.error
+    if run.finished_us is not None:
+        add(run.finished_us, 4, 0, f"run_{run.status}", data=_value(outcome))
+    return [event for _, _, _, event in sorted(events, key=lambda each: each[:3])]
+
+
+def _value(text: str | None) -> Any:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _time(us: int | None) -> datetime | None:
+    return None if us is None else as_datetime(us)

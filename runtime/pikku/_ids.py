@@ -1,0 +1,65 @@
+"""Identities: run ids, step keys, and the idempotency key of a step."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+
+from pikku.errors import RunIdError, StepNameError
+
+# Fixed for ever: every invocation id ever given out depends on it.
+NAMESPACE = uuid.UUID("6f0c2b3e-6a55-5e0b-9c1d-7a1f6b8d2e40")
+MAX_RUN_ID = 200
+MAX_STEP_NAME = 500
+
+
+def new_run_id() -> str:
+    """A new id of 128 random bits, as 32 hexadecimal digits."""
+    return secrets.token_hex(16)
+
+
+def new_session_id() -> str:
+    """The id under which one life of a process holds leases."""
+    return secrets.token_hex(8)
+
+
+def check_run_id(run_id: object) -> str:
+    """*run_id* itself, if it can serve as one.
+
+    Raises:
+        RunIdError: otherwise.
+    """
+    if not isinstance(run_id, str):
+        raise RunIdError(f"run_id must be a string, not {run_id!r}")
+    if not 0 < len(run_id) <= MAX_RUN_ID:
+        raise RunIdError(f"run_id has {len(run_id)} characters")
+    if not run_id.isprintable() or any(char in "{}| " for char in run_id):
+        raise RunIdError(f"run_id {run_id!r} has a character that ids cannot have")
+    return run_id
+
+
+def check_step_name(name: object) -> str:
+    """*name* itself, if it can name a step.
+
+    Raises:
+        StepNameError: if it is no string, empty or longer than 500 characters.
+    """
+    if not isinstance(name, str):
+        raise StepNameError(f"a step's name must be a string, not {name!r}")
+    if not name.strip():
+        raise StepNameError(f"a step's name must not be empty, and this one is {name!r}")
+    if len(name) > MAX_STEP_NAME:
+        raise StepNameError(f"step name {name[:40]!r}… has {len(name)} characters (at most 500)")
+    if "\x00" in name or not name.isprintable():
+        raise StepNameError(f"step name {name!r} has an unprintable character")
+    return name
+
+
+def step_key(name: str, ordinal: int) -> str:
+    """The key of the *ordinal*-th reach (from 0) of *name* in a run."""
+    return f"{name}#{ordinal}" if ordinal else name
+
+
+def invocation_id(run_id: str, key: str) -> str:
+    """The idempotency key of a step: the same over attempts, processes and stores."""
+    return str(uuid.uuid5(NAMESPACE, f"{run_id}:{key}"))

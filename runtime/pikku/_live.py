@@ -1,0 +1,642 @@
+"""One run in this process's memory: its function under replay, its attempts, its next commit.
+
+The order of things is always: what the store has recorded is delivered first, in its order; then
+what ended here is delivered, and committed in one transition together with what the function asks
+for next; only when that is recorded do the bodies of the asked-for steps begin.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from pikku._bodies import Cancellation, End, Plan
+from pikku._clock import Alarm
+from pikku._functions import WiredWorkflow
+from pikku._records import (
+    CancelKind,
+    Commit,
+    CompleteStep,
+    Delivery,
+    ErrorInfo,
+    HistoryEntry,
+    LoadedRun,
+    OpResult,
+    ReleaseRun,
+    Settle,
+    StepStatus,
+    StepWrite,
+)
+from pikku._replay import NOT_DECODED, Ask, Outcome, Replay
+from pikku.errors import (
+    CorruptStateError,
+    InternalError,
+    NonDeterminismError,
+    PikkuError,
+    PoisonedStepError,
+    RunTimeoutError,
+    UnknownFunctionError,
+)
+
+if TYPE_CHECKING:
+    from pikku._engine import Engine
+
+log = logging.getLogger("pikku")
+
+HANDLER_SUFFIX = " (on_error)"
+
+
+class Flight:
+    """One attempt of a step, from its decision to the record of its outcome."""
+
+    __slots__ = ("ask", "attempt", "cancellation", "failures", "lost")
+
+    def __init__(self, ask: Ask, attempt: int, failures: int, lost: int) -> None:
+        self.ask = ask
+        self.attempt = attempt
+        self.failures = failures
+        self.lost = lost
+        self.cancellation = Cancellation()
+
+    def write(
+        self,
+        status: StepStatus,
+        *,
+        result: str | None = None,
+        error: str | None = None,
+        wait_us: int | None = None,
+        until_us: int | None = None,
+        deliver: bool = False,
+    ) -> StepWrite:
+        """The record of this attempt in *status*."""
+        ask = self.ask
+        return StepWrite(
+            ask.key,
+            ask.position,
+            ask.kind,
+            ask.target,
+            status,
+            self.attempt,
+            self.failures,
+            self.lost,
+            ask.digest,
+            ask.input,
+            result,
+            error,
+            wait_us,
+            until_us,
+            deliver,
+        )
+
+    def next(self, *, failed: bool) -> Flight:
+        """The attempt after this one, which failed or was handed back."""
+        return Flight(self.ask, self.attempt + 1, self.failures + failed, self.lost)
+
+
+class LiveRun:
+    """A run that this process owns and executes."""
+
+    def __init__(self, engine: Engine, loaded: LoadedRun, wired: WiredWorkflow) -> None:
+        self.run_id = loaded.run.run_id
+        self.wired = wired
+        self.started: asyncio.Future[None] | None = None
+        self.gone = False
+        self._engine = engine
+        self._busy = False
+        self._settling: Settle | None = None
+        self._cancel: tuple[CancelKind, str] | None = None
+        self._cleanup: Alarm | None = None
+        self._flights: dict[str, Flight] = {}
+        self._arrived: deque[tuple[Flight, End]] = deque()
+        self._external: dict[int, Outcome | None] = {}
+        self._retries: set[str] = set()
+        self._load(loaded)
+
+    def _load(self, loaded: LoadedRun) -> None:
+        """Take over the recorded state; attempts under way stay."""
+        run = loaded.run
+        self._run = run
+        self._turn = run.turn
+        self._replay = Replay(self.run_id, loaded.steps, run.deliveries)
+        self._cancelled = False
+        self._releasing = False
+        self._delivered_here = 0
+        self._held: list[tuple[Flight, End]] = []
+        self._ends: list[StepWrite] = []
+        self._entries: list[HistoryEntry] = []
+        self._writes: list[StepWrite] = []
+        self._starting: list[Flight] = []
+        self._waiting: dict[str, Flight] = {}
+        self._failed: dict[str, Flight] = {}
+        if run.cancel_us is not None:
+            self._cancel = (run.cancel_kind or "cancel", run.cancel_reason or "")
+
+    # --- life --------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Call the function and go as far as it goes."""
+        workflow = self.wired.workflow
+        context = self._engine.workflow_context(self.run_id, self.wired.name, self._replay)
+        try:
+            declaration = workflow.declaration
+            data = declaration.input.decode(self._run.input, f"input of {self.wired.name!r}")
+        except PikkuError as error:
+            self._suspend("nondeterminism", error)
+            return
+        function = functools.partial(workflow.func, context)
+        if declaration.takes_input:
+            function = functools.partial(workflow.func, context, data)
+        self._replay.start(function)
+        self.advance()
+
+    def receive(self, delivery: Delivery) -> None:
+        """A word from the store about something that others recorded."""
+        if delivery.what == "retry":
+            self._retries.add(delivery.key)
+        elif delivery.what == "cancel":
+            kind: CancelKind = "timeout" if delivery.key == "timeout" else "cancel"
+            self._cancel = (kind, delivery.error or "")
+            self._external[delivery.number] = None
+        else:
+            error = ErrorInfo.from_json(delivery.error) if delivery.error else None
+            self._external[delivery.number] = Outcome(
+                delivery.key, delivery.status == "failed", delivery.result, NOT_DECODED, error, 1
+            )
+        self.advance()
+
+    def park(self) -> None:
+        """Leave memory, unless something has come in meanwhile."""
+        if not self._busy and not self.gone:
+            self._commit(Settle("running"))
+
+    def hand_back(self) -> None:
+        """Give the run up with its attempts unfinished; they count as nothing."""
+        if self._busy or self.gone:
+            return
+        for flight in self._flights.values():
+            following = flight.next(failed=False)
+            self._entries.append(
+                HistoryEntry("handed_back", flight.ask.key, flight.attempt, None)
+            )
+            self._ends.append(following.write("scheduled"))
+        self._releasing = True
+        self._commit(None)
+
+    def drop(self) -> None:
+        """Forget the run without a word to the store."""
+        if self.gone:
+            return
+        self.gone = True
+        if self._cleanup is not None:
+            self._cleanup.cancel()
+        self._replay.discard()
+        for flight in self._flights.values():
+            flight.cancellation.requested = True
+        self._engine.forget(self)
+
+    @property
+    def moving(self) -> bool:
+        """Whether something of the run is under way in this process."""
+        return bool(self._busy or self._flights)
+
+    # --- one turn --------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Deliver what there is, in order, and commit what follows from it."""
+        if self._busy or self.gone:
+            return
+        replay = self._replay
+        main = replay.main
+        if main is None:
+            return
+        while replay.divergence is None and replay.failure is None:
+            if not main.done():
+                if self._deliver_recorded():
+                    continue
+                if replay.has_asks:
+                    for ask in replay.take_asks():
+                        self._classify(ask)
+                for key in self._retries:
+                    if (flight := self._waiting.pop(key, None)) is not None:
+                        self._start(flight)
+                self._retries.clear()
+            if not self._arrived:
+                break
+            self._deliver_arrived(*self._arrived.popleft(), main.done())
+        if replay.divergence is not None or replay.failure is not None or main.done():
+            self._finish(main)
+        elif self._engine.draining:
+            self._drain()
+        elif self._ends or self._writes or self._entries or replay.cancel_asked is not None:
+            self._commit(None)
+        elif not self._flights:
+            self._engine.idle(self)
+
+    def _deliver_recorded(self) -> bool:
+        """Hand the function the next outcome that is recorded, if there is one."""
+        if self._delivered_here:
+            # The next number is this process's own; should somebody else have recorded an
+            # outcome under it, the store answers the commit with `conflict`.
+            return False
+        replay = self._replay
+        number = replay.delivered + 1
+        if number == self._run.cancel_delivery or self._external.get(number, "") is None:
+            self._external.pop(number, None)
+            self._begin_cancel()
+            return True
+        outcome = replay.recorded_outcome(number) or self._external.pop(number, None)
+        if outcome is not None:
+            replay.deliver(outcome)
+            return True
+        if number <= replay.recorded_deliveries:
+            replay.failure = CorruptStateError(
+                f"run {self.run_id}: the record of its outcome number {number} is missing"
+            )
+            return True
+        return False
+
+    def _begin_cancel(self) -> None:
+        self._cancelled = True
+        self._waiting.clear()
+        for flight in self._flights.values():
+            flight.cancellation.requested = True
+        clock = self._engine.clock
+        self._call_off_at(clock.now_us() + self._engine.options.cleanup_timeout_us)
+        self._replay.deliver_cancel()
+
+    def _call_off_at(self, due_us: int) -> None:
+        engine = self._engine
+        self._cleanup = engine.clock.call_at(
+            engine.loop, due_us, functools.partial(self._call_off, due_us)
+        )
+
+    def _call_off(self, due_us: int) -> None:
+        """The time for cleaning up is over."""
+        now = self._engine.clock.now_us()
+        if self.gone or self._settling is not None:
+            return
+        if self._busy or now < due_us:
+            self._call_off_at(max(due_us, now + 10_000))
+            return
+        self._commit(self._cancelled_settle())
+
+    def _classify(self, ask: Ask) -> None:
+        """Decide what a step that the function waits for needs: a start, a timer, or nothing."""
+        record = ask.record
+        if (flight := self._flights.get(ask.key)) is not None:
+            flight.ask = ask
+        elif record is None:
+            if ask.kind == "side_effect":
+                flight = Flight(ask, 1, 0, 0)
+                self._flights[ask.key] = flight
+                self._arrived.append((flight, ask.plan()))
+            elif ask.kind == "sleep":
+                wait_us, until_us = ask.plan
+                self._writes.append(
+                    Flight(ask, 1, 0, 0).write("scheduled", wait_us=wait_us, until_us=until_us)
+                )
+            else:
+                self._start(Flight(ask, 1, 0, 0))
+        elif ask.kind == "sleep":
+            return
+        elif record.status == "running":
+            self._after_loss(ask)
+        elif record.status == "failed":
+            self._failed[ask.key] = Flight(ask, record.attempt, record.failures, record.lost)
+            error = ErrorInfo.from_json(record.error or "{}")
+            self._ask_handler(ask, error, record.attempt)
+        else:
+            flight = Flight(ask, record.attempt, record.failures, record.lost)
+            if record.due_us is None or record.due_us <= self._engine.clock.now_us():
+                self._start(flight)
+            else:
+                self._waiting[ask.key] = flight
+
+    def _start(self, flight: Flight) -> None:
+        self._flights[flight.ask.key] = flight
+        self._starting.append(flight)
+        self._writes.append(flight.write("running"))
+
+    def _after_loss(self, ask: Ask) -> None:
+        """A recorded attempt of which nobody knows any more."""
+        record = ask.record
+        assert record is not None
+        if record.worker == self._engine.session_id:
+            self._start(Flight(ask, record.attempt + 1, record.failures, record.lost))
+            return
+        lost = record.lost + 1
+        self._entries.append(HistoryEntry("attempt_lost", ask.key, record.attempt))
+        limit = self._engine.options.max_lost_attempts
+        if lost < limit:
+            self._start(Flight(ask, record.attempt + 1, record.failures, lost))
+            return
+        error = PoisonedStepError(f"step {ask.name!r} lost its process in {lost} attempts")
+        flight = Flight(ask, record.attempt, record.failures, lost)
+        self._flights[ask.key] = flight
+        self._arrived.append((flight, End(True, error=ErrorInfo.of(error), final=True)))
+
+    def _deliver_arrived(self, flight: Flight, end: End, main_done: bool) -> None:
+        """Take an outcome of this process into the next commit, and hand it to the function."""
+        self._held.append((flight, end))
+        ask = flight.ask
+        plan: Plan = ask.plan
+        if not end.failed:
+            deliver = ask.kind != "on_error"
+            self._ends.append(flight.write("succeeded", result=end.text, deliver=deliver))
+            if deliver:
+                self._deliver(
+                    Outcome(ask.key, False, end.text, end.value, None, flight.attempt), main_done
+                )
+            else:
+                self._deliver_handled(ask, main_done)
+            return
+        error = end.error or ErrorInfo("Exception", "")
+        if (
+            not end.final
+            and plan.policy.allows_another(flight.failures + 1)
+            and not flight.cancellation.requested
+        ):
+            self._retry(flight, end, error)
+            return
+        failed = Flight(ask, flight.attempt, flight.failures + 1, flight.lost)
+        text = error.to_json()
+        if ask.kind == "on_error":
+            self._ends.append(failed.write("failed", error=text))
+            self._deliver_handled(ask, main_done)
+        elif plan.on_error is not None and not main_done:
+            self._ends.append(failed.write("failed", error=text))
+            self._failed[ask.key] = failed
+            self._ask_handler(ask, error, flight.attempt)
+        else:
+            self._ends.append(failed.write("failed", error=text, deliver=True))
+            self._deliver(
+                Outcome(ask.key, True, None, None, error, flight.attempt), main_done
+            )
+
+    def _deliver(self, outcome: Outcome, main_done: bool) -> None:
+        self._delivered_here += 1
+        if main_done:
+            self._replay.delivered += 1
+        else:
+            self._replay.deliver(outcome)
+
+    def _retry(self, flight: Flight, end: End, error: ErrorInfo) -> None:
+        ask = flight.ask
+        self._entries.append(
+            HistoryEntry("attempt_failed", ask.key, flight.attempt, error.to_json())
+        )
+        following = flight.next(failed=True)
+        wait_us = end.after_us
+        if wait_us is None:
+            wait_us = ask.plan.policy.delay_us(following.failures)
+        if wait_us:
+            self._ends.append(following.write("scheduled", wait_us=wait_us))
+            self._waiting[ask.key] = following
+        else:
+            self._start(following)
+
+    # --- on_error ----------------------------------------------------------------------------------
+
+    def _ask_handler(self, ask: Ask, error: ErrorInfo, attempts: int) -> None:
+        """Have the `on_error` handler of a failed step executed, before the failure is delivered."""
+        key = ask.key + HANDLER_SUFFIX
+        try:
+            plan = self._engine.handler_plan(self.run_id, ask, error, attempts)
+        except UnknownFunctionError as missing:
+            self._replay.failure = missing
+            return
+        handler = Ask(
+            key,
+            ask.name,
+            ask.position,
+            "on_error",
+            ask.plan.on_error,
+            "",
+            error.to_json(),
+            plan,
+            None,
+            ask.future,
+            self._replay.recorded(key),
+        )
+        self._classify(handler)
+
+    def _deliver_handled(self, handler: Ask, main_done: bool) -> None:
+        """The failure that a handler has dealt with reaches the function now."""
+        key = handler.key.removesuffix(HANDLER_SUFFIX)
+        failed = self._failed.pop(key)
+        error = ErrorInfo.from_json(handler.input or "{}")
+        self._ends.append(failed.write("failed", error=handler.input, deliver=True))
+        self._deliver(Outcome(key, True, None, None, error, failed.attempt), main_done)
+
+    # --- the end of the function ---------------------------------------------------------------------
+
+    def _finish(self, main: asyncio.Task[Any]) -> None:
+        replay = self._replay
+        self._start_nothing()
+        if self._cancel is not None and self._cancelled:
+            if main.done() and self._under_way():
+                if self._ends:  # an attempt under way may still end, and is recorded
+                    self._commit(None)
+                return
+            self._commit(self._cancelled_settle())
+        elif replay.divergence is not None:
+            error = NonDeterminismError(
+                f"run {self.run_id} of {self.wired.name!r}: {replay.divergence.message()}"
+            )
+            log.error("%s", error)
+            self._suspend("nondeterminism", error)
+        elif isinstance(replay.failure, UnknownFunctionError):
+            log.error("run %s of %r: %s", self.run_id, self.wired.name, replay.failure)
+            self._suspend("missing_function", replay.failure)
+        elif replay.failure is not None:
+            self._commit(Settle("failed", error=ErrorInfo.of(replay.failure).to_json()))
+        else:
+            self._commit(self._result(main))
+
+    def _suspend(self, reason: str, error: PikkuError) -> None:
+        text = ErrorInfo.of(error)._replace(message=f"{error.message} ({error.hint})").to_json()
+        if self._cancel is not None:
+            self._commit(self._cancelled_settle())
+        else:
+            self._commit(Settle("suspended", error=text, reason=reason))
+
+    def _cancelled_settle(self) -> Settle:
+        kind, reason = self._cancel or ("cancel", "")
+        if kind == "timeout":
+            error = RunTimeoutError(f"the run took longer than its workflow's timeout ({reason})")
+            return Settle("failed", error=ErrorInfo.of(error).to_json())
+        error_info = ErrorInfo("CancelledError", reason)
+        return Settle("cancelled", error=error_info.to_json(), reason=reason)
+
+    def _result(self, main: asyncio.Task[Any]) -> Settle:
+        if main.cancelled():
+            info = ErrorInfo.of(asyncio.CancelledError("the workflow cancelled itself"))
+            return Settle("failed", error=info.to_json())
+        error = main.exception()
+        if error is None:
+            try:
+                codec = self.wired.workflow.declaration.output
+                text, _ = codec.encode(main.result(), f"the result of {self.wired.name!r}")
+                return Settle("completed", output=text)
+            except PikkuError as refused:
+                error = refused
+        return Settle("failed", error=self._engine.error_info(error).to_json())
+
+    def _drain(self) -> None:
+        """No new step: record what has ended, and leave once nothing is under way."""
+        unasked = bool(self._writes)
+        self._start_nothing()
+        if self._under_way():
+            if self._ends:
+                self._commit(None)
+        elif unasked or self._ends:
+            self._releasing = True
+            self._commit(None)
+        else:
+            self._commit(Settle("running"))
+
+    def _start_nothing(self) -> None:
+        """Take back what the next commit would have begun."""
+        self._writes.clear()
+        for flight in self._starting:
+            if self._flights.get(flight.ask.key) is flight:
+                del self._flights[flight.ask.key]
+        self._starting.clear()
+
+    def _under_way(self) -> bool:
+        """Whether an attempt of the run has not ended yet."""
+        ended = {flight.ask.key for flight, _ in self._held}
+        return bool(self._flights.keys() - ended)
+
+    # --- the commit ------------------------------------------------------------------------------------
+
+    def _commit(self, settle: Settle | None) -> None:
+        if settle is not None:
+            self._start_nothing()
+        self._busy = True
+        self._settling = settle
+        replay = self._replay
+        self._engine.submit(
+            Commit(
+                self.run_id,
+                self._turn + 1,
+                replay.delivered - self._delivered_here,
+                tuple(self._ends),
+                tuple(self._writes),
+                tuple(self._entries),
+                settle,
+                None if settle is not None else replay.cancel_asked,
+            ),
+            self._committed,
+        )
+
+    def _committed(self, result: OpResult) -> None:
+        self._busy = False
+        if self.gone:
+            return
+        settle, self._settling = self._settling, None
+        if result.code == "ok":
+            self._recorded(settle)
+        elif result.code == "conflict":
+            self._engine.reload(self)
+        elif result.code == "error":
+            self._refused(result.error)
+        else:
+            log.warning("run %s is executed elsewhere now; dropped here", self.run_id)
+            self.drop()
+
+    def _recorded(self, settle: Settle | None) -> None:
+        self._turn += 1
+        for flight, _ in self._held:
+            if self._flights.get(flight.ask.key) is flight:
+                del self._flights[flight.ask.key]
+        self._held.clear()
+        self._ends.clear()
+        self._entries.clear()
+        self._writes.clear()
+        self._delivered_here = 0
+        if settle is not None:
+            self._leave(settle)
+            return
+        replay = self._replay
+        if replay.cancel_asked is not None and self._cancel is None:
+            self._cancel = ("cancel", replay.cancel_asked)
+            self._external[replay.delivered + 1] = None
+        replay.cancel_asked = None
+        if self._releasing:
+            self._busy = True
+            self._engine.submit(ReleaseRun(self.run_id), lambda result: self.drop())
+            return
+        starting, self._starting = self._starting, []
+        self._busy = True  # what ends at once waits for the others, and is committed with them
+        for flight in starting:
+            self._engine.execute(self, flight)
+        self._busy = False
+        self.advance()
+
+    def _leave(self, settle: Settle) -> None:
+        self.gone = True
+        if self._cleanup is not None:
+            self._cleanup.cancel()
+        for flight in self._flights.values():
+            flight.cancellation.requested = True
+        self._replay.discard()
+        self._engine.left(self, settle)
+
+    def _refused(self, error: Exception | None) -> None:
+        """The store cannot take this commit, and would not take it a second time."""
+        log.error("run %s: its records are refused: %s", self.run_id, error)
+        if self._run.error == "refused":
+            self.drop()
+            return
+        self._run.error = "refused"
+        failure = InternalError(f"the store refused the run's records: {error}")
+        self._ends.clear()
+        self._entries.clear()
+        self._replay.delivered -= self._delivered_here
+        self._delivered_here = 0
+        self._commit(Settle("failed", error=ErrorInfo.of(failure).to_json()))
+
+    def loading(self) -> None:
+        """Stand still until `reloaded`."""
+        self._busy = True
+
+    def reloaded(self, loaded: LoadedRun) -> None:
+        """Replay over what the store has recorded meanwhile; what ended here comes again."""
+        self._busy = False
+        self._start_nothing()
+        for flight, end in reversed(self._held):
+            self._flights[flight.ask.key] = flight
+            self._arrived.appendleft((flight, end))
+        self._replay.discard()
+        self._external = {
+            number: outcome
+            for number, outcome in self._external.items()
+            if number > loaded.run.deliveries
+        }
+        if self._cleanup is not None:
+            self._cleanup.cancel()
+        self._load(loaded)
+        self.begin()
+
+    def ended(self, flight: Flight, end: End) -> None:
+        """An attempt of this run is over."""
+        if self.gone:
+            self._complete_late(flight, end)
+        elif self._flights.get(flight.ask.key) is flight:
+            self._arrived.append((flight, end))
+            self.advance()
+
+    def _complete_late(self, flight: Flight, end: End) -> None:
+        """The run ended first; the step's own record still says what became of it."""
+        if flight.ask.kind == "side_effect":
+            return
+        error = end.error.to_json() if end.error else None
+        status: Any = "failed" if end.failed else "succeeded"
+        self._engine.submit(
+            CompleteStep(self.run_id, flight.ask.key, flight.attempt, status, end.text, error),
+            lambda result: None,
+        )

@@ -1,0 +1,147 @@
+"""From the author's calls on `ctx.workflow` to the steps that a replay asks for."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from pikku._bodies import End, Plan
+from pikku._clock import Clock, as_datetime
+from pikku._codec import PLAIN, Codec, codec_for, digest
+from pikku._durations import Duration
+from pikku._functions import NO_INPUT, Registry, resolve_annotations, step_policy
+from pikku._replay import Replay
+from pikku._retry import DEFAULT_POLICY, Backoff
+from pikku.errors import DeclarationError, InvalidInputError, UnknownFunctionError
+
+_RESULT_TYPES: dict[str, Any] = {"now()": datetime, "uuid4()": UUID, "random()": float}
+
+
+class RunRecorder:
+    """Implements `pikku._workflow.Recorder` for one replay."""
+
+    def __init__(self, registry: Registry, clock: Clock, replay: Replay) -> None:
+        self._registry = registry
+        self._clock = clock
+        self._replay = replay
+
+    def rpc(
+        self,
+        step: str,
+        target: str,
+        data: Any,
+        retries: int | None,
+        retry_delay: Duration | Backoff | None,
+        timeout: Duration | None,
+        on_error: str | None,
+    ) -> asyncio.Future[Any]:
+        func = self._registry.functions.get(target)
+        if func is None or (on_error is not None and on_error not in self._registry.functions):
+            missing = target if func is None else on_error
+            return self._replay.fail(UnknownFunctionError(str(missing), self._registry.functions))
+        where = f"step {step!r}"
+        declaration = func.declaration
+        if data is NO_INPUT:
+            if declaration.takes_input:
+                raise InvalidInputError(where, [("input", f"{target!r} needs an input")])
+            data = None
+        codec = declaration.output
+        text = declaration.input.admit(data, where)
+        policy = func.policy
+        if retries is not None or retry_delay is not None or timeout is not None:
+            policy = step_policy(where, policy, retries, retry_delay, timeout)
+        return self._replay.ask(
+            "rpc",
+            step,
+            target,
+            plan=Plan(func, None, text, codec, policy, on_error, where),
+            input=text,
+            digest=digest,
+            decode=lambda stored: codec.decode(stored, where),
+        )
+
+    def inline(
+        self,
+        step: str,
+        target: Callable[[], Any],
+        retries: int | None,
+        retry_delay: Duration | Backoff | None,
+        timeout: Duration | None,
+        on_error: str | None,
+        returns: Any,
+    ) -> asyncio.Future[Any]:
+        if not callable(target):
+            raise DeclarationError(
+                f"step {step!r}: {target!r} can be neither called nor found by name",
+                hint="give a function of the app, its name, or a callable without arguments",
+            )
+        if on_error is not None and on_error not in self._registry.functions:
+            return self._replay.fail(UnknownFunctionError(on_error, self._registry.functions))
+        where = f"step {step!r}"
+        codec = _codec_of(target, returns, where)
+        policy = DEFAULT_POLICY
+        if retries is not None or retry_delay is not None or timeout is not None:
+            policy = step_policy(where, policy, retries, retry_delay, timeout)
+        return self._replay.ask(
+            "inline",
+            step,
+            "",
+            plan=Plan(None, target, None, codec, policy, on_error, where),
+            decode=lambda stored: codec.decode(stored, where),
+        )
+
+    def sleep(
+        self, step: str, *, wait_us: int | None = None, until_us: int | None = None
+    ) -> asyncio.Future[Any]:
+        return self._replay.ask("sleep", step, "", plan=(wait_us, until_us))
+
+    def side_effect(self, name: str) -> asyncio.Future[Any]:
+        codec = codec_for(_RESULT_TYPES[name], name)
+        return self._replay.ask(
+            "side_effect",
+            name,
+            "",
+            plan=functools.partial(self._draw, name, codec),
+            decode=lambda stored: codec.decode(stored, name),
+        )
+
+    def cancel(self, reason: str) -> asyncio.Future[Any]:
+        return self._replay.ask_cancel(reason)
+
+    def _draw(self, name: str, codec: Codec) -> End:
+        value: object
+        if name == "now()":
+            value = as_datetime(self._clock.now_us())
+        elif name == "uuid4()":
+            value = uuid4()
+        else:
+            value = random.random()
+        text, decoded = codec.encode(value, name)
+        return End(False, text, decoded)
+
+
+_BY_CODE: dict[Any, Codec] = {}
+
+
+def _codec_of(target: Callable[[], Any], returns: Any, where: str) -> Codec:
+    """The codec of what an inline callable returns: as passed, as annotated, else plain."""
+    if returns is not None:
+        return codec_for(returns, where)
+    func: Any = target
+    while isinstance(func, functools.partial):
+        func = func.func
+    func = getattr(func, "__func__", func)
+    annotations: dict[str, Any] | None = getattr(func, "__annotations__", None)
+    if not annotations or "return" not in annotations:
+        return PLAIN
+    code = getattr(func, "__code__", func)
+    codec = _BY_CODE.get(code)
+    if codec is None:
+        types = resolve_annotations({"return": annotations["return"]}, func, where)
+        codec = _BY_CODE[code] = codec_for(types["return"], where)
+    return codec

@@ -1,0 +1,335 @@
+"""What a store keeps and what travels between engine and store: plain, immutable data.
+
+Times are whole microseconds since 1970-01-01 UTC by the store's clock (`…_us`).
+Values (`input`, `result`, `output`, `error`) are JSON text; only the codec looks inside.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+RunStatus = Literal["running", "suspended", "completed", "failed", "cancelled"]
+FINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+RUN_STATUSES: tuple[RunStatus, ...] = ("running", "suspended", "completed", "failed", "cancelled")
+
+StepStatus = Literal["pending", "scheduled", "running", "succeeded", "failed"]
+ENDED_STEP: frozenset[str] = frozenset({"succeeded", "failed"})
+_STEP_RANK = {"pending": 0, "scheduled": 1, "running": 2, "failed": 3, "succeeded": 3}
+
+StepKindName = Literal["rpc", "inline", "sleep", "side_effect", "on_error"]
+
+SuspendReason = Literal["nondeterminism", "missing_function", "requested"]
+CancelKind = Literal["cancel", "timeout"]
+
+
+def step_progress(attempt: int, status: StepStatus) -> int:
+    """(attempt, status) as one number that only grows over a step's life."""
+    return attempt * 4 + _STEP_RANK[status]
+
+
+class ErrorInfo(NamedTuple):
+    """An error as it is recorded: the class's name, its message, its own code if it has one."""
+
+    type: str
+    message: str
+    code: str | None = None
+    kinds: tuple[str, ...] = ()
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException, *, traceback: str | None = None) -> ErrorInfo:
+        """The record of *error*, with the names of all its classes for `is_a`."""
+        code = getattr(error, "code", None)
+        kinds = tuple(_class_name(each) for each in type(error).__mro__[:-1])
+        message = getattr(error, "message", None) if code else None
+        text = message if isinstance(message, str) else _message(error)
+        return cls(
+            type(error).__name__, text, code if isinstance(code, str) else None, kinds, traceback
+        )
+
+    def is_a(self, kind: builtins.type[BaseException]) -> bool:
+        """Whether the recorded error was an instance of *kind*."""
+        return _class_name(kind) in self.kinds
+
+    def to_json(self) -> str:
+        return json.dumps(self._asdict(), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> ErrorInfo:
+        data: dict[str, Any] = json.loads(text)
+        return cls(
+            data["type"],
+            data["message"],
+            data.get("code"),
+            tuple(data.get("kinds") or ()),
+            data.get("traceback"),
+        )
+
+
+def _class_name(kind: type[BaseException]) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception as broken:
+        text = f"(its message cannot be shown: {type(broken).__name__})"
+    # A lone surrogate cannot be written as UTF-8, and the record must never fail to be written.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")[:20_000]
+
+
+# --- what a store keeps ----------------------------------------------------------
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """One execution of a workflow. A store hands out copies.
+
+    `turn` counts the commits of the run's owners; `deliveries` the outcomes recorded so far.
+    """
+
+    run_id: str
+    workflow: str
+    status: RunStatus
+    input: str
+    output: str | None
+    error: str | None
+    version: str
+    inline: bool
+    run_attempt: int
+    owner: str | None
+    queued: bool
+    turn: int
+    deliveries: int
+    tags: tuple[str, ...]
+    started_by: str | None
+    created_us: int
+    updated_us: int
+    finished_us: int | None
+    cancel_us: int | None
+    cancel_kind: CancelKind | None
+    cancel_reason: str | None
+    cancel_delivery: int | None
+    suspend_reason: str | None
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One recorded unit of a run. A store hands out copies.
+
+    `position` is the step's place in the order in which the function asked. `attempt` counts from 1 and includes lost ones; `failures` are the attempts that ended in an
+    error, `lost` those whose process died. `worker` is the session that executes or executed the
+    current attempt. `delivery` is the place of the outcome in the run's order, once it has one.
+    """
+
+    key: str
+    position: int
+    kind: StepKindName
+    target: str
+    status: StepStatus
+    attempt: int
+    failures: int
+    lost: int
+    digest: str
+    input: str | None
+    result: str | None
+    error: str | None
+    worker: str | None
+    due_us: int | None
+    created_us: int
+    started_us: int | None
+    finished_us: int | None
+    delivery: int | None
+
+
+class HistoryEntry(NamedTuple):
+    """One line of a run's history.
+
+    `kind` is `attempt_failed`, `attempt_lost`, `retry_scheduled`, `handed_back`, `cancel`,
+    `suspend` or `resume`; `data` is JSON text.
+    """
+
+    kind: str
+    step: str | None = None
+    attempt: int | None = None
+    data: str | None = None
+    at_us: int = 0
+
+
+class LoadedRun(NamedTuple):
+    """All that a replay needs, read in one go."""
+
+    run: RunRecord
+    steps: tuple[StepRecord, ...]
+
+
+# --- operations: what one batch is made of -----------------------------------------
+
+
+class StepWrite(NamedTuple):
+    """A step's new state inside a `Commit`; the store adds times, worker and delivery number.
+
+    `wait_us` asks for a timer that far from the store's now, `until_us` for one at that time.
+    `deliver` marks an outcome that the run's function sees: it gets the next delivery number.
+    """
+
+    key: str
+    position: int
+    kind: StepKindName
+    target: str
+    status: StepStatus
+    attempt: int
+    failures: int
+    lost: int
+    digest: str
+    input: str | None
+    result: str | None
+    error: str | None
+    wait_us: int | None
+    until_us: int | None
+    deliver: bool
+
+
+class Settle(NamedTuple):
+    """How a run leaves its owner: final, suspended, or parked (`running`)."""
+
+    status: RunStatus
+    output: str | None = None
+    error: str | None = None
+    reason: str | None = None
+
+
+class CreateRun(NamedTuple):
+    """Create a run, or find the one that has this id. Claimed for the calling session at once
+    when `claim`, else queued."""
+
+    run_id: str
+    workflow: str
+    input: str
+    version: str
+    inline: bool
+    claim: bool
+    tags: tuple[str, ...]
+    started_by: str | None
+    timeout_us: int | None
+
+
+class Commit(NamedTuple):
+    """One turn of a run, written whole or not at all. Fence: the session owns the run.
+
+    `turn` is the run's last turn plus one; the same turn again is a repeat and changes nothing.
+    `base` is how many outcomes the function had been given before those in `ends`. When the store
+    has recorded others meanwhile, nothing is written and the answer is `conflict`: the function
+    saw an order that is not the recorded one, so it is replayed and its outcomes come again.
+    So is a run that would park (`settle.status` is `running`) while a word for it is waiting.
+    """
+
+    run_id: str
+    turn: int
+    base: int
+    ends: tuple[StepWrite, ...]
+    asks: tuple[StepWrite, ...]
+    history: tuple[HistoryEntry, ...] = ()
+    settle: Settle | None = None
+    cancel_reason: str | None = None
+
+
+class CompleteStep(NamedTuple):
+    """Record an outcome for a run that the session need not own. Fence: the step's lease: it is
+    running this attempt in this session."""
+
+    run_id: str
+    key: str
+    attempt: int
+    status: Literal["succeeded", "failed"]
+    result: str | None
+    error: str | None
+
+
+class CancelRun(NamedTuple):
+    """Ask a run to unwind. A run that no one executes is queued, so that somebody does."""
+
+    run_id: str
+    reason: str
+    kind: CancelKind = "cancel"
+
+
+class ResumeRun(NamedTuple):
+    """Open a suspended run."""
+
+    run_id: str
+
+
+class ReleaseRun(NamedTuple):
+    """Give a run back to the queue, unfinished. Fence: the session owns the run."""
+
+    run_id: str
+
+
+class FireTimers(NamedTuple):
+    """Let due timers fire, at most `limit`."""
+
+    limit: int = 500
+
+
+class ReapSessions(NamedTuple):
+    """Take the runs of expired sessions away and queue them, at most `limit`."""
+
+    limit: int = 200
+
+
+Op = CreateRun | Commit | CompleteStep | CancelRun | ResumeRun | ReleaseRun | FireTimers | ReapSessions
+
+OpCode = Literal[
+    "ok", "exists", "conflict", "fenced", "not_found", "settled", "not_suspended", "error"
+]
+
+
+class OpResult(NamedTuple):
+    """What became of one operation.
+
+    `run` is set for `exists`; `error` for `error`: that operation failed alone.
+    """
+
+    code: OpCode
+    run: RunRecord | None = None
+    error: Exception | None = None
+
+
+class Delivery(NamedTuple):
+    """Word for the session that owns a run: an outcome recorded by somebody else (`number` set),
+    or a retry that has become due (`number` 0). Of a cancel request, `key` is the kind and
+    `error` the reason."""
+
+    run_id: str
+    number: int
+    key: str
+    what: Literal["step", "cancel", "retry"]
+    status: StepStatus | None = None
+    result: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to one batch."""
+
+    results: list[OpResult]
+    claimed: list[LoadedRun] = field(default_factory=list[LoadedRun])
+    inbox: list[Delivery] = field(default_factory=list[Delivery])
+    next_due_us: int | None = None
+    session_alive: bool = True
+
+
+class RunFilter(NamedTuple):
+    """Which runs to list, newest first. `None` means any."""
+
+    workflow: str | None = None
+    status: RunStatus | None = None
+    tag: str | None = None
+    limit: int = 50
+    before_us: int | None = None

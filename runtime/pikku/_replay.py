@@ -1,0 +1,303 @@
+"""Deterministic replay of one function: recorded outcomes in, asked-for steps out.
+
+Pure: it awaits no store, reads no clock, and runs no step. Outcomes are handed to the function one at
+a time in the order of their delivery numbers, the next only when none of its tasks can move.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pikku._ids import check_step_name, step_key
+from pikku._loop import RunLoop
+from pikku._records import (
+    ENDED_STEP,
+    ErrorInfo,
+    StepKindName,
+    StepRecord,
+)
+from pikku.errors import Discarded, PikkuError, StepFailedError, WorkflowBodyError
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """One step that the function asked for.
+
+    `plan` is what executes it, known to the engine; `decode` turns the recorded JSON text into
+    the value that the function is handed.
+    """
+
+    key: str
+    name: str
+    position: int
+    kind: StepKindName
+    target: str
+    digest: str
+    input: str | None
+    plan: Any
+    decode: Callable[[str], Any] | None
+    future: asyncio.Future[Any]
+    record: StepRecord | None
+
+
+class Outcome(NamedTuple):
+    """How a step ended, for the function: a value (already decoded), JSON text, or an error."""
+
+    key: str
+    failed: bool
+    text: str | None
+    value: Any
+    error: ErrorInfo | None
+    attempt: int
+
+
+NOT_DECODED: Any = object()
+
+
+class Divergence(NamedTuple):
+    """Where today's code and the recorded history part ways."""
+
+    step: str
+    recorded: str
+    found: str
+    source: str
+
+    def message(self) -> str:
+        return (
+            f"at step {self.step!r} the history says {self.recorded}, and the code {self.found}"
+            + (f" ({self.source})" if self.source else "")
+        )
+
+
+class Replay:
+    """A workflow function under the control of its history.
+
+    Args:
+        run_id: the run's id; the order in sets of tasks depends on it, and on nothing else.
+        history: the recorded steps.
+        delivered_before: how many outcomes are recorded: up to there the function only repeats.
+    """
+
+    def __init__(
+        self, run_id: str, history: Sequence[StepRecord], delivered_before: int
+    ) -> None:
+        self.loop = RunLoop(run_id)
+        self.delivered = 0
+        self.recorded_deliveries = delivered_before
+        self.divergence: Divergence | None = None
+        self.cancel_asked: str | None = None
+        self.failure: PikkuError | None = None
+        self.main: asyncio.Task[Any] | None = None
+        self._recorded = {step.key: step for step in history}
+        self._order = {
+            step.delivery: step
+            for step in history
+            if step.delivery is not None and step.status in ENDED_STEP
+        }
+        self._asked: dict[str, Ask] = {}
+        self._new: list[Ask] = []
+        self._reached: dict[str, int] = {}
+        self._position = 0
+        self._discarded = False
+        self._refusals = 0
+
+    @property
+    def replaying(self) -> bool:
+        """Whether the function still repeats what is recorded."""
+        return self.delivered < self.recorded_deliveries
+
+    # --- the function's side -------------------------------------------------------------
+
+    def ask(
+        self,
+        kind: StepKindName,
+        name: object,
+        target: str,
+        *,
+        plan: Any,
+        input: str | None = None,
+        digest: Callable[[str], str] | None = None,
+        decode: Callable[[str], Any] | None = None,
+    ) -> asyncio.Future[Any]:
+        """A future for the outcome of the next step in the function's order.
+
+        Raises:
+            StepNameError: for a name that names nothing.
+            WorkflowBodyError: if called from outside the workflow's own tasks.
+        """
+        self._refuse_strangers()
+        checked = name if type(name) is str and name in self._reached else check_step_name(name)
+        ordinal = self._reached.get(checked, 0)
+        key = step_key(checked, ordinal)
+        while key in self._asked:
+            ordinal += 1
+            key = step_key(checked, ordinal)
+        self._reached[checked] = ordinal + 1
+        fingerprint = digest(input) if ordinal and digest and input is not None else ""
+        record = self._recorded.get(key)
+        future: asyncio.Future[Any] = self.loop.create_future()
+        position = self._position
+        self._position = position + 1
+        ask = Ask(
+            key, checked, position, kind, target, fingerprint, input, plan, decode, future, record
+        )
+        self._asked[key] = ask
+        if record is not None and (
+            record.kind != kind or record.target != target or record.digest != fingerprint
+        ):
+            self._diverge(ask, record)
+        elif record is None or record.delivery is None:
+            self._new.append(ask)
+        return future
+
+    def fail(self, error: PikkuError) -> asyncio.Future[Any]:
+        """Stop the function from outside: what it asks for cannot be had. Never resolves."""
+        self._refuse_strangers()
+        if self.failure is None:
+            self.failure = error
+        self.loop.halt()
+        return self.loop.create_future()
+
+    def ask_cancel(self, reason: str) -> asyncio.Future[Any]:
+        """A future that nothing but the cancellation ends."""
+        self._refuse_strangers()
+        if self.cancel_asked is None:
+            self.cancel_asked = reason
+        return self.loop.create_future()
+
+    def _refuse_strangers(self) -> None:
+        if self._discarded:
+            self._refusals += 1
+            if self._refusals < 1000:
+                raise Discarded
+        if asyncio._get_running_loop() is not self.loop.for_asyncio:
+            raise WorkflowBodyError(
+                "ctx.workflow was used outside its workflow's body",
+                hint="a step's body and other threads have no steps of their own",
+            )
+
+    # --- the engine's side -----------------------------------------------------------------
+
+    def start(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+        """Call the function and let it run to its first waits."""
+        self.main = self.loop.create_task(function(), name="workflow")
+        self.run()
+
+    def run(self) -> None:
+        """Let every task that can move do so."""
+        try:
+            self.loop.run_until_idle()
+        except WorkflowBodyError as error:
+            self.failure = error
+
+    def take_asks(self) -> list[Ask]:
+        """What the function asked for since the last time and has no delivered outcome yet."""
+        new, self._new = self._new, []
+        return new
+
+    @property
+    def has_asks(self) -> bool:
+        return bool(self._new)
+
+    def recorded(self, key: str) -> StepRecord | None:
+        """The record of the step with this *key*, as it was when the replay began."""
+        return self._recorded.get(key)
+
+    def deliver(self, outcome: Outcome) -> None:
+        """Hand the function its next outcome and let it run.
+
+        An outcome of a step that was never asked for is a divergence.
+        """
+        ask = self._asked.get(outcome.key)
+        if ask is None:
+            record = self._recorded.get(outcome.key)
+            what = f"a {record.kind} step" if record else "a step"
+            self._stop(
+                Divergence(outcome.key, what, "does not ask for it", self._where_it_stands())
+            )
+            return
+        self.delivered += 1
+        future = ask.future
+        if not future.done():
+            if outcome.failed:
+                error = outcome.error or ErrorInfo("Exception", "")
+                future.set_exception(StepFailedError(error, ask.name, outcome.attempt))
+            elif outcome.value is not NOT_DECODED:
+                future.set_result(outcome.value)
+            elif outcome.text is None or ask.decode is None:
+                future.set_result(None)
+            else:
+                try:
+                    future.set_result(ask.decode(outcome.text))
+                except PikkuError as error:
+                    future.set_exception(
+                        StepFailedError(ErrorInfo.of(error), ask.name, outcome.attempt)
+                    )
+            self.run()
+
+    def deliver_cancel(self) -> None:
+        """Cancel the function: its pending awaits raise `asyncio.CancelledError`."""
+        self.delivered += 1
+        assert self.main is not None
+        self.main.cancel()
+        self.run()
+
+    def recorded_outcome(self, number: int) -> Outcome | None:
+        """The outcome recorded under a delivery *number*, or None."""
+        step = self._order.get(number)
+        if step is None:
+            return None
+        failed = step.status == "failed"
+        error = ErrorInfo.from_json(step.error) if failed and step.error else None
+        return Outcome(step.key, failed, step.result, NOT_DECODED, error, step.attempt)
+
+    def discard(self) -> None:
+        """Throw the function away. Its `finally` blocks may run; no step of theirs is asked for."""
+        self._discarded = True
+        self.loop.discard()
+
+    def _diverge(self, ask: Ask, record: StepRecord) -> None:
+        found = f"asks for {_described(ask.kind, ask.target)}"
+        recorded = _described(record.kind, record.target)
+        if recorded == _described(ask.kind, ask.target):
+            recorded += " with another input"
+        self._stop(Divergence(ask.key, recorded, found, _calling_line()))
+
+    def _stop(self, divergence: Divergence) -> None:
+        if self.divergence is None:
+            self.divergence = divergence
+        self.loop.halt()
+
+    def _where_it_stands(self) -> str:
+        if self.main is None:
+            return ""
+        if self.main.done():
+            return "it has returned"
+        coro: Any = self.main.get_coro()
+        line = ""
+        while coro is not None:
+            frame = getattr(coro, "cr_frame", None)
+            if frame is None or _is_ours(frame.f_globals.get("__name__", "")):
+                break
+            line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+            coro = getattr(coro, "cr_await", None)
+        return f"it waits at {line}" if line else ""
+
+
+def _described(kind: str, target: str) -> str:
+    return f"a {kind} step of {target!r}" if target else f"a step of kind {kind}"
+
+
+def _is_ours(module: str) -> bool:
+    return module == "pikku" or module.startswith(("pikku.", "asyncio"))
+
+
+def _calling_line() -> str:
+    frame = sys._getframe(1)
+    while frame.f_back is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"

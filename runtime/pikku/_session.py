@@ -1,0 +1,115 @@
+"""The lease under which a process holds its runs, and the heartbeat that keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+
+from pikku._clock import boot_seconds
+from pikku._ids import new_session_id
+from pikku.errors import StoreError
+from pikku.stores.base import Store
+
+log = logging.getLogger("pikku")
+
+LEASE_SECONDS = 6.0
+FOREVER_SECONDS = 10 * 365 * 86_400.0
+LOOP_GRACE_SECONDS = 30.0
+
+
+class Session:
+    """One life of a process in the eyes of its store.
+
+    The heartbeat has a thread and a connection of its own, so that a busy event loop does not cost
+    the lease; but it extends the lease only while the loop has ticked within *loop_grace_seconds*.
+    A store that no other process sees needs no heartbeat: its lease does not end.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        lease_seconds: float,
+        loop_grace_seconds: float = LOOP_GRACE_SECONDS,
+        on_lost: Callable[[], None],
+    ) -> None:
+        self.id = new_session_id()
+        self._store = store
+        self._loop = loop
+        self._lease = lease_seconds
+        self._grace = loop_grace_seconds
+        self._on_lost = on_lost
+        self._beaten_at = 0.0
+        self._ticked_at = 0.0
+        self._reported_at = 0.0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop_thread = threading.get_ident()
+
+    def open(self) -> None:
+        """Take the lease. Blocks for one call to the store."""
+        self._beat()
+        self._ticked_at = boot_seconds()
+        if self._lease < FOREVER_SECONDS:
+            self._thread = threading.Thread(target=self._run, name="pikku-heartbeat", daemon=True)
+            self._thread.start()
+
+    def renew(self) -> None:
+        """Take a lease under a new id, after the old one was lost."""
+        self.id = new_session_id()
+        self._beat()
+
+    def close(self) -> None:
+        """Stop the heartbeat; the lease runs out by itself."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    @property
+    def expired(self) -> bool:
+        """Whether the lease may have run out by now, as far as this process can tell: then no
+        step's body may begin."""
+        if self._thread is None:
+            return False
+        return boot_seconds() - self._beaten_at > self._lease * 0.8
+
+    def _beat(self) -> bool:
+        sent = boot_seconds()
+        alive = self._store.beat(self.id, int(self._lease * 1e6))
+        if alive:
+            self._beaten_at = sent
+        return alive
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._lease / 4):
+            if boot_seconds() - self._ticked_at > self._grace:
+                self._report_stuck_loop()
+                continue
+            try:
+                if not self._beat():
+                    self._loop.call_soon_threadsafe(self._on_lost)
+                self._loop.call_soon_threadsafe(self._tick)
+            except StoreError as error:
+                log.warning("heartbeat: %s", error)
+            except RuntimeError:  # the loop is closed
+                return
+
+    def _tick(self) -> None:
+        self._ticked_at = boot_seconds()
+
+    def _report_stuck_loop(self) -> None:
+        if self._reported_at == self._ticked_at:
+            return
+        self._reported_at = self._ticked_at
+        frame = sys._current_frames().get(self._loop_thread)
+        stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
+        log.error(
+            "the event loop has not moved for %.0f s; the lease is given up. It stands at:\n%s",
+            boot_seconds() - self._ticked_at,
+            stack,
+        )

@@ -1,0 +1,427 @@
+"""Every exception a user of pikku can meet, drawn as a tree, each with a code and the way out.
+
+    PikkuError
+    ├─ ConfigurationError  PKR1xx  StoreUrlError · MissingDependencyError · SettingError
+    │                              AppNotOpenError · AppNotFoundError
+    ├─ RegistrationError   PKR2xx  UnknownFunctionError · UnknownWorkflowError
+    │                              DuplicateNameError · DeclarationError
+    ├─ WorkflowError       PKR3xx  NonDeterminismError · StepFailedError · RunFailedError
+    │                              RunCancelledError · RunNotFoundError · RunConflictError
+    │                              PayloadError · InvalidInputError · ResultTimeoutError
+    │                              DurationError · StepNameError · WorkflowBodyError
+    │                              StepTimeoutError · PoisonedStepError · RunTimeoutError
+    │                              RunStateError · RunIdError
+    ├─ QueueError          PKR4xx  LeaseLostError
+    ├─ StoreError          PKR5xx  StoreUnavailableError · SchemaVersionError
+    │                              StoreReadOnlyError · StoreFullError · CorruptStoreError
+    │                              CorruptStateError
+    └─ InternalError       PKR9xx
+
+    raised by authors, on purpose:  TerminalError (do not retry) · RetryError (try again after …)
+    control flow, private:          Discarded(BaseException)
+
+A class's docstring is its sentence in docs/errors.md, `remedy` the advice beside it.
+Messages name what was given and where; hints name the next action.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from pikku._records import ErrorInfo
+
+
+class PikkuError(Exception):
+    """Something pikku refuses or reports."""
+
+    code: ClassVar[str] = "PKR000"
+    remedy: ClassVar[str] = ""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        self.message = message
+        self.hint = hint if hint is not None else self.remedy
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence with the closest names to `name`, or with what there is; empty if there is none."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(repr(each) for each in close) + "?"
+    if not names:
+        return ""
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+    return f"known: {shown}"
+
+
+# --- configuration ------------------------------------------------------------
+
+
+class ConfigurationError(PikkuError):
+    """The settings, the installation or the way the app was opened do not fit."""
+
+    code = "PKR100"
+
+
+class StoreUrlError(ConfigurationError):
+    """The store's URL names no store that pikku knows."""
+
+    code = "PKR101"
+    remedy = "expected sqlite:///path/to/runs.db or memory://"
+
+    def __init__(self, url: str, *, reason: str = "unknown store URL", hint: str | None = None):
+        self.url = url
+        super().__init__(f"{reason}: {url!r}", hint=hint)
+
+
+class MissingDependencyError(ConfigurationError):
+    """An optional package is needed and not installed."""
+
+    code = "PKR102"
+
+    def __init__(self, needed_for: str, extra: str):
+        self.extra = extra
+        super().__init__(
+            f"{needed_for} needs a package that is not installed",
+            hint=f"pip install 'pikku[{extra}]'",
+        )
+
+
+class SettingError(ConfigurationError):
+    """A setting is unknown or has a value it cannot have."""
+
+    code = "PKR103"
+    remedy = "docs/configuration.md lists every setting"
+
+
+class AppNotOpenError(ConfigurationError):
+    """A call needs the open app, and no app is open in this process."""
+
+    code = "PKR104"
+    remedy = "write `async with app:` around it, or `with open_app() as shop:` in a plain script"
+
+
+class AppNotFoundError(ConfigurationError):
+    """A command cannot find the app it should work on."""
+
+    code = "PKR105"
+    remedy = "pass --app PACKAGE, set PIKKU_APP, or run inside a folder with [tool.pikku]"
+
+
+# --- registration -------------------------------------------------------------
+
+
+class RegistrationError(PikkuError):
+    """What was declared cannot be registered or is not there."""
+
+    code = "PKR200"
+
+
+class UnknownFunctionError(RegistrationError):
+    """A name or object that should be a registered function is none."""
+
+    code = "PKR201"
+
+    def __init__(self, name: str, known: Iterable[str]):
+        self.name = name
+        super().__init__(f"unknown function {name!r}", hint=nearest(name, known))
+
+
+class UnknownWorkflowError(RegistrationError):
+    """A name or object that should be a wired workflow is none."""
+
+    code = "PKR202"
+
+    def __init__(self, name: str, known: Iterable[str]):
+        self.name = name
+        super().__init__(f"unknown workflow {name!r}", hint=nearest(name, known))
+
+
+class DuplicateNameError(RegistrationError):
+    """Two declarations claim one name."""
+
+    code = "PKR203"
+    remedy = "give one of them another name="
+
+
+class DeclarationError(RegistrationError):
+    """A decorated function has options, parameters or annotations that cannot work."""
+
+    code = "PKR204"
+
+
+# --- workflows ----------------------------------------------------------------
+
+
+class WorkflowError(PikkuError):
+    """Something about a run or one of its steps."""
+
+    code = "PKR300"
+
+
+class NonDeterminismError(WorkflowError):
+    """A run's code no longer asks for what its history recorded."""
+
+    code = "PKR301"
+    remedy = (
+        "the usual causes: the workflow was edited while runs were in flight, or its body reads "
+        "the clock, randomness or other state that changes; deploy the matching code and resume"
+    )
+
+
+class StepFailedError(WorkflowError):
+    """A step failed after its last attempt; raised at its `await`."""
+
+    code = "PKR302"
+
+    def __init__(self, error: ErrorInfo, step_name: str, attempt_count: int):
+        self.error = error
+        self.step_name = step_name
+        self.attempt_count = attempt_count
+        attempts = "1 attempt" if attempt_count == 1 else f"{attempt_count} attempts"
+        super().__init__(
+            f"step {step_name!r} failed after {attempts}: {error.type}: {error.message}", hint=""
+        )
+
+    def caused_by(self, kind: type[BaseException], /) -> bool:
+        """Whether the error that the step raised was a *kind* (subclasses count)."""
+        return self.error.is_a(kind)
+
+
+class RunFailedError(WorkflowError):
+    """A run ended as `failed`; raised by `result()`."""
+
+    code = "PKR303"
+
+    def __init__(self, run_id: str, workflow: str, error: ErrorInfo):
+        self.run_id = run_id
+        self.workflow = workflow
+        self.error = error
+        super().__init__(
+            f"run {run_id} of {workflow!r} failed: {error.type}: {error.message}", hint=""
+        )
+
+    def caused_by(self, kind: type[BaseException], /) -> bool:
+        """Whether the error that ended the run was a *kind* (subclasses count)."""
+        return self.error.is_a(kind)
+
+
+class RunCancelledError(WorkflowError):
+    """A run was cancelled; raised by `result()`."""
+
+    code = "PKR304"
+
+    def __init__(self, run_id: str, workflow: str, reason: str):
+        self.run_id = run_id
+        self.workflow = workflow
+        self.reason = reason
+        super().__init__(f"run {run_id} of {workflow!r} was cancelled: {reason}", hint="")
+
+
+class RunNotFoundError(WorkflowError):
+    """No run has this id in this store."""
+
+    code = "PKR305"
+    remedy = "`pikku runs list` shows what the store holds"
+
+    def __init__(self, run_id: str, *, store: str):
+        self.run_id = run_id
+        super().__init__(f"no run {run_id!r} in {store}")
+
+
+class RunConflictError(WorkflowError):
+    """A run with this id exists and was started with another workflow or input."""
+
+    code = "PKR306"
+    remedy = "use another run_id, or the same workflow and input to get the existing run"
+
+
+class PayloadError(WorkflowError):
+    """A value cannot be stored and read back unchanged."""
+
+    code = "PKR307"
+
+    def __init__(self, where: str, path: str, problem: str, *, hint: str | None = None):
+        self.where = where
+        self.path = path
+        self.problem = problem
+        super().__init__(f"{where}: {path}: {problem}", hint=hint)
+
+
+class InvalidInputError(WorkflowError):
+    """The input does not fit the type that the function or workflow declares."""
+
+    code = "PKR308"
+
+    def __init__(self, where: str, problems: list[tuple[str, str]]):
+        self.where = where
+        self.problems = problems
+        listed = "; ".join(f"{path}: {problem}" for path, problem in problems)
+        super().__init__(f"invalid input for {where}: {listed}", hint="")
+
+
+class ResultTimeoutError(WorkflowError):
+    """`result(timeout=…)` ran out before the run ended. The run goes on."""
+
+    code = "PKR309"
+    remedy = "wait again, or follow it with `pikku runs show`"
+
+
+class DurationError(WorkflowError):
+    """A duration is written in a form that could be misread."""
+
+    code = "PKR310"
+    remedy = "write '500ms', '5s', '5min', '2h', '1d', '1w', '1h30min', 'PT5M' or a timedelta"
+
+
+class StepNameError(WorkflowError):
+    """A step's name is empty, too long or no string."""
+
+    code = "PKR311"
+    remedy = 'give each step a short description of what it does, such as "Charge card"'
+
+
+class WorkflowBodyError(WorkflowError):
+    """A workflow body did what cannot be replayed: a timer, a thread, a direct call."""
+
+    code = "PKR312"
+
+
+class StepTimeoutError(WorkflowError):
+    """An attempt took longer than the step's `timeout`."""
+
+    code = "PKR313"
+    remedy = ""
+
+
+class PoisonedStepError(WorkflowError):
+    """A step was given up: every process that executed it died in the attempt."""
+
+    code = "PKR314"
+    remedy = "look for what kills the process: memory, a native crash, os._exit"
+
+
+class RunTimeoutError(WorkflowError):
+    """A run took longer than its workflow's `timeout`."""
+
+    code = "PKR315"
+
+
+class RunStateError(WorkflowError):
+    """The run is in a state in which the request makes no sense."""
+
+    code = "PKR316"
+
+
+class RunIdError(WorkflowError):
+    """A caller's own run id is empty, too long or has characters that ids cannot have."""
+
+    code = "PKR317"
+    remedy = "use 1 to 200 printable characters without spaces, braces and |"
+
+
+# --- queues and sessions --------------------------------------------------------
+
+
+class QueueError(PikkuError):
+    """Something about jobs and the sessions that hold them."""
+
+    code = "PKR400"
+
+
+class LeaseLostError(QueueError):
+    """This process was silent for longer than its lease; others own its runs now."""
+
+    code = "PKR401"
+    remedy = "look for what stopped the process or its event loop; nothing recorded is lost"
+
+
+# --- stores ---------------------------------------------------------------------
+
+
+class StoreError(PikkuError):
+    """The store refused or failed; the driver's error is the `__cause__`."""
+
+    code = "PKR500"
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached, or it is busy for too long."""
+
+    code = "PKR501"
+
+
+class SchemaVersionError(StoreError):
+    """The store was written by a newer pikku."""
+
+    code = "PKR502"
+    remedy = "upgrade pikku here, or use another store"
+
+
+class StoreReadOnlyError(StoreError):
+    """The store cannot be written to."""
+
+    code = "PKR503"
+    remedy = "check the permissions of the file and of its folder"
+
+
+class StoreFullError(StoreError):
+    """The store's disk is full; the transition was rolled back and nothing recorded is lost."""
+
+    code = "PKR504"
+    remedy = "free space; waiting runs go on by themselves"
+
+
+class CorruptStoreError(StoreError):
+    """The store's file is not a database of pikku's, or it is damaged."""
+
+    code = "PKR505"
+    remedy = "restore it from a backup, or point the store's URL elsewhere"
+
+
+class CorruptStateError(StoreError):
+    """One run's records cannot be read."""
+
+    code = "PKR506"
+    remedy = "the run is kept for inspection: `pikku runs show`"
+
+
+class InternalError(PikkuError):
+    """A bug in pikku."""
+
+    code = "PKR900"
+    remedy = "this is a bug in pikku: please report it with the message and the traceback"
+
+
+# --- raised by authors, on purpose -------------------------------------------------
+
+
+class TerminalError(Exception):
+    """Raise it in a step to fail at once: no further attempt, whatever `retries` says."""
+
+    def __init__(self, message: str, *, code: str | None = None):
+        self.code = code
+        super().__init__(message)
+
+
+class RetryError(Exception):
+    """Raise it in a step to fail this attempt and choose when the next one starts.
+
+    *after* replaces the `retry_delay` of this one wait; the number of attempts stays as declared.
+    """
+
+    def __init__(self, message: str = "try again", *, after: timedelta):
+        self.after = after
+        super().__init__(message)
+
+
+class Discarded(BaseException):
+    """Thrown only into code that still runs while a parked function is thrown away."""

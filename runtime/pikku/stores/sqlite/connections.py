@@ -1,0 +1,147 @@
+"""A SQLite connection with a thread of its own, and what its errors mean."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pikku.errors import (
+    CorruptStoreError,
+    StoreError,
+    StoreFullError,
+    StoreReadOnlyError,
+    StoreUnavailableError,
+)
+
+T = TypeVar("T")
+BUSY_TIMEOUT_SECONDS = 10.0
+
+_BY_NAME: tuple[tuple[str, type[StoreError], str], ...] = (
+    ("SQLITE_FULL", StoreFullError, "the disk that holds {path} is full"),
+    ("SQLITE_READONLY", StoreReadOnlyError, "{path} is read-only"),
+    ("SQLITE_PERM", StoreReadOnlyError, "{path} may not be opened"),
+    ("SQLITE_NOTADB", CorruptStoreError, "{path} is not a SQLite database"),
+    ("SQLITE_CORRUPT", CorruptStoreError, "{path} is damaged"),
+    ("SQLITE_BUSY", StoreUnavailableError, "{path} is locked by another process"),
+    ("SQLITE_LOCKED", StoreUnavailableError, "{path} is locked by another process"),
+    ("SQLITE_CANTOPEN", StoreUnavailableError, "{path} cannot be opened"),
+    ("SQLITE_IOERR", StoreUnavailableError, "{path} cannot be read or written"),
+)
+
+
+def translated(error: sqlite3.Error, path: Path) -> StoreError:
+    """The error of pikku's that a driver's *error* amounts to."""
+    name = getattr(error, "sqlite_errorname", None) or ""
+    for prefix, kind, message in _BY_NAME:
+        if name.startswith(prefix):
+            return kind(f"{message.format(path=path)}: {error}")
+    return StoreError(f"{path}: {error}")
+
+
+class ConnectionThread:
+    """Runs functions one after the other against one connection, off the event loop."""
+
+    def __init__(self, path: Path, *, synchronous: str, name: str) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._calls: queue.SimpleQueue[Callable[[sqlite3.Connection], None] | None] = (
+            queue.SimpleQueue()
+        )
+        self._opened: list[BaseException | None] = []
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Open the connection.
+
+        Raises:
+            StoreError: if that fails.
+        """
+        self._thread.start()
+        self._ready.wait()
+        if (failure := self._opened[0]) is not None:
+            raise failure
+
+    def stop(self) -> None:
+        """Close the connection after what was already asked for."""
+        self._calls.put(None)
+        self._thread.join()
+
+    async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
+        """What *function* returns, called on the thread."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def call(connection: sqlite3.Connection) -> None:
+            try:
+                value = function(connection)
+            except sqlite3.Error as error:
+                failure = translated(error, self._path)
+                failure.__cause__ = error
+                _post(loop, answer.set_exception, failure, answer)
+            except BaseException as error:
+                _post(loop, answer.set_exception, error, answer)
+            else:
+                _post(loop, answer.set_result, value, answer)
+
+        self._calls.put(call)
+        return await answer
+
+    def _serve(self) -> None:
+        try:
+            connection = connect(self._path, self._synchronous)
+        except BaseException as error:
+            self._opened.append(error)
+            self._ready.set()
+            return
+        self._opened.append(None)
+        self._ready.set()
+        while (call := self._calls.get()) is not None:
+            call(connection)
+        connection.close()
+
+
+def _post(
+    loop: asyncio.AbstractEventLoop,
+    deliver: Callable[[T], None],
+    value: T,
+    answer: asyncio.Future[Any],
+) -> None:
+    def settle() -> None:
+        if not answer.done():
+            deliver(value)
+
+    try:
+        loop.call_soon_threadsafe(settle)
+    except RuntimeError:  # the loop was closed while the call was under way
+        pass
+
+
+def connect(path: Path, synchronous: str) -> sqlite3.Connection:
+    """A connection to *path* in WAL mode, usable from any one thread at a time."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreUnavailableError(f"cannot make the folder {path.parent}: {error}") from error
+    try:
+        connection = sqlite3.connect(
+            path,
+            timeout=BUSY_TIMEOUT_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+        except BaseException:
+            connection.close()
+            raise
+    except sqlite3.Error as error:
+        raise translated(error, path) from error
+    return connection
