@@ -161,6 +161,7 @@ class App(Generic[S_co]):
         *,
         store: Store | None = None,
         on_quiet: Callable[[int | None], None] | None = None,
+        prepare: Callable[[OpenApp], None] | None = None,
     ) -> OpenApp:
         if self._open is not None and store is None:
             raise ConfigurationError(
@@ -188,11 +189,13 @@ class App(Generic[S_co]):
                     hint="this version executes runs where they are started: leave it None",
                 )
             opened = OpenApp(self.registry, None, services, config, origins, closing)  # type: ignore[arg-type]
-            contexts = _Contexts(self, opened)
+            contexts = Contexts(self, opened)
             opened.engine = Engine(
                 self.registry, store, contexts, options or EngineOptions(), on_quiet=on_quiet
             )
             closing.push_async_callback(opened.engine.close)
+            if prepare is not None:
+                prepare(opened)
             await opened.engine.open()
             undo.pop_all()
         return opened
@@ -294,9 +297,7 @@ class App(Generic[S_co]):
         """The runs in the store that fit, newest first, at most *limit*."""
         from pikku._history import RunInfo
 
-        found = await self.opened.engine.store.list_runs(
-            RunFilter(workflow, status, tag, limit)
-        )
+        found = await self.opened.engine.store.list_runs(RunFilter(workflow, status, tag, limit))
         return [RunInfo.of(run) for run in found]
 
     def run_async(self, coro: Coroutine[Any, Any, T]) -> T:
@@ -319,6 +320,12 @@ def refuse_in_workflow_body(what: str) -> None:
         )
 
 
+class _Wanted:
+    """The `Cancellation` of a call outside any run."""
+
+    requested = False
+
+
 class _StepCaller:
     """`ctx.rpc` and `ctx.run_async` of a function: calls inherit the step they are made in."""
 
@@ -335,7 +342,7 @@ class _StepCaller:
         if declaration.takes_input and data is NO_INPUT:
             raise InvalidInputError(where, [("input", "is missing")])
         text = declaration.input.admit(None if data is NO_INPUT else data, where)
-        context = _Contexts(app, app.opened).direct(self._step, name)
+        context = Contexts(app, app.opened).direct(self._step, name)
         arguments = (
             (context, declaration.input.decode(text, where))
             if declaration.takes_input
@@ -359,7 +366,7 @@ class _StepCaller:
         return self._app.run_async(coro)
 
 
-class _Contexts:
+class Contexts:
     """Makes the contexts that functions and workflows are given."""
 
     def __init__(self, app: App[Any], opened: OpenApp) -> None:
@@ -368,7 +375,7 @@ class _Contexts:
 
     def function(self, run_id: str, flight: Flight, workflow: str) -> Any:
         ask = flight.ask
-        step = StepContext(run_id, ask.key, ask.name, flight.attempt, flight.cancellation)
+        step = StepContext(run_id, ask.key, ask.name, flight.attempt, flight)
         extra = {
             "run_id": run_id,
             "workflow": workflow,
@@ -378,11 +385,10 @@ class _Contexts:
         return self._function(step, extra)
 
     def direct(self, step: StepContext | None, name: str) -> Any:
-        from pikku._bodies import Cancellation
         from pikku._ids import new_run_id
 
         if step is None:
-            step = StepContext("", new_run_id(), "", 1, Cancellation())
+            step = StepContext("", new_run_id(), "", 1, _Wanted())
         return self._function(step, {"run_id": step.run_id, "step": step.name, "function": name})
 
     def _function(self, step: StepContext, extra: dict[str, object]) -> Any:

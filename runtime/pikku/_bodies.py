@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import logging
 import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import CoroutineType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pikku._clock import Alarm, Clock
 from pikku._records import ErrorInfo
 from pikku._retry import StepPolicy
-from pikku.errors import InvalidInputError, PayloadError, RetryError, StepTimeoutError, TerminalError
+from pikku.errors import (
+    InvalidInputError,
+    PayloadError,
+    RetryError,
+    StepTimeoutError,
+    TerminalError,
+)
 
 if TYPE_CHECKING:
     from pikku._codec import Codec
@@ -32,13 +38,10 @@ ALONE_AT_MOST_SECONDS = 10.0
 TRACEBACK_CHARACTERS = 4_000
 
 
-class Cancellation:
-    """Whether an attempt's outcome is still wanted; shared by the attempt and the engine."""
+class Stoppable(Protocol):
+    """What is told that an attempt's outcome is no longer wanted."""
 
-    __slots__ = ("requested",)
-
-    def __init__(self) -> None:
-        self.requested = False
+    requested: bool
 
 
 class Plan(NamedTuple):
@@ -78,7 +81,7 @@ class Attempt:
         "plan",
     )
 
-    def __init__(self, plan: Plan, done: Callable[[End], None], cancellation: Cancellation) -> None:
+    def __init__(self, plan: Plan, done: Callable[[End], None], cancellation: Stoppable) -> None:
         self.plan = plan
         self.done = done
         self.cancellation = cancellation
@@ -96,9 +99,17 @@ class Bodies:
         loop: the host's loop, on which coroutines run and answers arrive.
         clock: what timeouts go by.
         threads: how many synchronous functions may run at once.
+        on_quiet: called when the last attempt under way has ended.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, threads: int) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        threads: int,
+        on_quiet: Callable[[], None],
+    ) -> None:
+        self._on_quiet = on_quiet
         self._loop = loop
         self._clock = clock
         self._threads = threads
@@ -174,23 +185,35 @@ class Bodies:
             self._hurry = None
         if not self._running:
             self._quiet.set()
+            self._on_quiet()
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether an attempt that need not be alone could begin at once."""
+        return self._alone is None and not self._waiting
+
+    def call(self, plan: Plan) -> End | Coroutine[Any, Any, Any]:
+        """Call an inline callable here and now: how it ended, or the coroutine that it made."""
+        assert plan.call is not None
+        try:
+            made = plan.call()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            return _failure(plan, error)
+        if type(made) is CoroutineType:
+            return made
+        return _success(plan, made)
 
     # --- the three ways to run ---------------------------------------------------------
 
     def begin_inline(self, attempt: Attempt) -> None:
         """Call the plan's callable here; a coroutine it makes runs as a task."""
-        try:
-            assert attempt.plan.call is not None
-            made = attempt.plan.call()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
-            self._end(attempt, self._failure(attempt, error))
-            return
-        if inspect.iscoroutine(made):
-            self.begin_coroutine(attempt, made)
+        made = self.call(attempt.plan)
+        if isinstance(made, End):
+            self._end(attempt, made)
         else:
-            self._end(attempt, self._success(attempt, made))
+            self.begin_coroutine(attempt, made)
 
     def begin_coroutine(self, attempt: Attempt, coro: Coroutine[Any, Any, Any]) -> None:
         """Run *coro* as a task of the host's loop."""
@@ -208,9 +231,9 @@ class Bodies:
 
         def work() -> None:
             try:
-                end = self._success(attempt, context.run(call))
+                end = _success(attempt.plan, context.run(call))
             except BaseException as error:
-                end = self._failure(attempt, error)
+                end = _failure(attempt.plan, error)
             try:
                 self._loop.call_soon_threadsafe(self._end, attempt, end)
             except RuntimeError:  # the loop was closed; the attempt is lost with it
@@ -230,11 +253,11 @@ class Bodies:
             if not task.cancelled():
                 task.exception()
         elif task.cancelled():
-            self._end(attempt, self._failure(attempt, asyncio.CancelledError("cancelled")))
+            self._end(attempt, _failure(attempt.plan, asyncio.CancelledError("cancelled")))
         elif (error := task.exception()) is not None:
-            self._end(attempt, self._failure(attempt, error))
+            self._end(attempt, _failure(attempt.plan, error))
         else:
-            self._end(attempt, self._success(attempt, task.result()))
+            self._end(attempt, _success(attempt.plan, task.result()))
 
     def _end(self, attempt: Attempt, end: End) -> None:
         if attempt._alarm is not None:
@@ -269,9 +292,7 @@ class Bodies:
         if attempt._task is None:
             self._give_up(attempt)
         else:
-            attempt._grace = self._loop.call_later(
-                CANCEL_GRACE_SECONDS, self._give_up, attempt
-            )
+            attempt._grace = self._loop.call_later(CANCEL_GRACE_SECONDS, self._give_up, attempt)
             attempt._task.cancel()
 
     def _give_up(self, attempt: Attempt) -> None:
@@ -280,29 +301,29 @@ class Bodies:
             attempt.ended = True
             attempt.done(_timed_out(attempt))
 
-    # --- values and errors -------------------------------------------------------------------
 
-    def _success(self, attempt: Attempt, value: Any) -> End:
-        try:
-            text, decoded = attempt.plan.codec.encode(value, f"the result of {attempt.plan.where}")
-        except Exception as error:
-            return self._failure(attempt, error)
-        return End(False, text, decoded)
+def _success(plan: Plan, value: Any) -> End:
+    try:
+        text, decoded = plan.codec.encode(value, plan.where)
+    except Exception as error:
+        return _failure(plan, error)
+    return End(False, text, decoded)
 
-    def _failure(self, attempt: Attempt, error: BaseException) -> End:
-        func = attempt.plan.func
-        final = isinstance(error, (TerminalError, PayloadError, InvalidInputError)) or (
-            func is not None and isinstance(error, func.non_retryable)
-        )
-        after_us = None
-        if isinstance(error, RetryError):
-            after_us = max(0, int(error.after.total_seconds() * 1e6))
-        return End(
-            True,
-            error=ErrorInfo.of(error, traceback=trimmed_traceback(error)),
-            final=final,
-            after_us=after_us,
-        )
+
+def _failure(plan: Plan, error: BaseException) -> End:
+    func = plan.func
+    final = isinstance(error, (TerminalError, PayloadError, InvalidInputError)) or (
+        func is not None and isinstance(error, func.non_retryable)
+    )
+    after_us = None
+    if isinstance(error, RetryError):
+        after_us = max(0, int(error.after.total_seconds() * 1e6))
+    return End(
+        True,
+        error=ErrorInfo.of(error, traceback=trimmed_traceback(error)),
+        final=final,
+        after_us=after_us,
+    )
 
 
 def _timed_out(attempt: Attempt) -> End:
@@ -312,7 +333,10 @@ def _timed_out(attempt: Attempt) -> End:
 
 
 def trimmed_traceback(error: BaseException) -> str:
-    """The end of the traceback, short enough to be stored with an error."""
-    text = "".join(traceback.format_exception(error)).rstrip()
+    """The traceback from the author's first line on, short enough to be stored with an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("pikku."):
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")
     return text if len(text) <= TRACEBACK_CHARACTERS else "…" + text[-TRACEBACK_CHARACTERS:]

@@ -218,6 +218,7 @@ def _parsed(text: str, where: str) -> Any:
 
 
 MAX_DEPTH = 200
+_SCALARS = frozenset({str, int, bool, type(None)})
 
 
 def _check_plain(value: Any, where: str, path: str, depth: int) -> None:
@@ -232,13 +233,15 @@ def _check_plain(value: Any, where: str, path: str, depth: int) -> None:
         raise PayloadError(where, path, f"is nested deeper than {MAX_DEPTH} levels")
     if kind is list:
         for index, item in enumerate(value):
-            _check_plain(item, where, f"{path}[{index}]", depth + 1)
+            if type(item) not in _SCALARS:
+                _check_plain(item, where, f"{path}[{index}]", depth + 1)
         return
     if kind is dict:
         for key, item in value.items():
             if type(key) is not str:
                 raise PayloadError(where, path, f"has the key {key!r}, which is no string")
-            _check_plain(item, where, f"{path}.{key}", depth + 1)
+            if type(item) not in _SCALARS:
+                _check_plain(item, where, f"{path}.{key}", depth + 1)
         return
     raise PayloadError(
         where, path, f"is a {kind.__qualname__}, and its type is not declared", hint=ANNOTATE
@@ -274,7 +277,6 @@ def _check_same(decoded: Any, value: Any, where: str, path: str, depth: int) -> 
             for key, item in value.items():
                 _check_same(decoded[key], item, where, f"{path}.{key}", depth + 1)
     elif (fields := _fields_of(kind)) is not None:
-        same = True
         for name in fields(value):
             _check_same(
                 getattr(decoded, name, _MISSING),
@@ -283,7 +285,7 @@ def _check_same(decoded: Any, value: Any, where: str, path: str, depth: int) -> 
                 f"{path}.{name}",
                 depth + 1,
             )
-        same = same and decoded == value
+        same = not _has_equality(kind) or bool(decoded == value)
     else:
         same = bool(decoded == value)
     if not same:
@@ -298,8 +300,22 @@ def _check_same(decoded: Any, value: Any, where: str, path: str, depth: int) -> 
 _MISSING = object()
 
 
-@lru_cache(maxsize=4096)
+_FIELDS: dict[type[Any], Callable[[Any], list[str]] | None] = {}
+
+
 def _fields_of(kind: type[Any]) -> Callable[[Any], list[str]] | None:
+    """Lists the fields of a dataclass or model; None for other classes."""
+    if kind not in _FIELDS:
+        _FIELDS[kind] = _find_fields(kind)
+    return _FIELDS[kind]
+
+
+def _has_equality(kind: type[Any]) -> bool:
+    equality: object = kind.__eq__
+    return equality is not object.__eq__
+
+
+def _find_fields(kind: type[Any]) -> Callable[[Any], list[str]] | None:
     if dataclasses.is_dataclass(kind):
         names = [field.name for field in dataclasses.fields(kind)]
         return lambda value: names

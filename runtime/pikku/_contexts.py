@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Coroutine, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from typing_extensions import TypeVar
 
@@ -12,7 +12,6 @@ from pikku._ids import invocation_id
 
 if TYPE_CHECKING:
     from pikku._app import Caller
-    from pikku._bodies import Cancellation
 
 S_co = TypeVar("S_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
@@ -32,7 +31,7 @@ class ContextLogger(logging.LoggerAdapter[logging.Logger]):
         super().__init__(log, extra)
         self._replay = replay
 
-    def isEnabledFor(self, level: int) -> bool:  # noqa: N802  # the name in logging
+    def isEnabledFor(self, level: int) -> bool:  # the name in logging
         if self._replay is not None and self._replay.replaying:
             return False
         return super().isEnabledFor(level)
@@ -42,6 +41,13 @@ class ContextLogger(logging.LoggerAdapter[logging.Logger]):
     ) -> tuple[Any, MutableMapping[str, Any]]:
         kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
         return msg, kwargs
+
+
+class Cancellation(Protocol):
+    """Whether an attempt is asked to stop."""
+
+    @property
+    def requested(self) -> bool: ...
 
 
 class StepContext:

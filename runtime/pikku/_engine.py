@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import json
 import logging
 from collections import OrderedDict
@@ -11,13 +12,14 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pikku._bodies import Attempt, Bodies, End, Plan
+from pikku._bodies import Attempt, Bodies, End, Plan, trimmed_traceback
 from pikku._clock import Alarm
 from pikku._codec import digest, first_difference
 from pikku._committer import Committer
 from pikku._functions import Func, Registry, WiredWorkflow
 from pikku._ids import check_run_id, new_run_id
 from pikku._live import Flight, LiveRun
+from pikku._loop import GeneratorHooks
 from pikku._records import (
     FINAL_STATUSES,
     CancelRun,
@@ -99,7 +101,9 @@ class Engine:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.draining = False
-        self.on_recorded: Callable[[LiveRun, str], None] | None = None
+        self.on_execute: Callable[[str, str], None] | None = None
+        self.on_recorded: Callable[[str, str], None] | None = None
+        self.fakes: dict[str, Callable[..., Any]] = {}
         self._contexts = contexts
         self._on_quiet = on_quiet
         self._live: dict[str, LiveRun] = {}
@@ -111,11 +115,10 @@ class Engine:
         self._sweep: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._hooks = GeneratorHooks()
         lease = options.lease_seconds if store.shared else FOREVER_SECONDS
-        self._session = Session(
-            store, self.loop, lease_seconds=lease, on_lost=self._session_lost
-        )
-        self.bodies = Bodies(self.loop, self.clock, options.threads)
+        self._session = Session(store, self.loop, lease_seconds=lease, on_lost=self._session_lost)
+        self.bodies = Bodies(self.loop, self.clock, options.threads, on_quiet=self._quiet_soon)
         self._committer = Committer(
             store,
             session=lambda: self._session.id,
@@ -177,6 +180,7 @@ class Engine:
         for live in list(self._live.values()):
             live.drop()
         self.bodies.close()
+        self._hooks.remove()
         await asyncio.to_thread(self._session.close)
         for waiting in self._results.values():
             for future in waiting:
@@ -198,6 +202,7 @@ class Engine:
             task.cancel()
         self._live.clear()
         self.bodies.close()
+        self._hooks.remove()
         self._session.close()
 
     @property
@@ -362,11 +367,20 @@ class Engine:
         if self._session.expired:
             self._session_lost()
             return
-        attempt = Attempt(plan, functools.partial(live.ended, flight), flight.cancellation)
-        if plan.func is None:
-            begin = self.bodies.begin_inline
-        else:
+        if self.on_execute is not None:
+            self.on_execute(flight.ask.key, flight.ask.name)
+        begin: Callable[[Attempt], None]
+        if plan.func is not None:
             begin = functools.partial(self._begin_function, plan.func, live, flight)
+        elif not flight.lost and self.bodies.open_to_all:
+            made = self.bodies.call(plan)
+            if isinstance(made, End):
+                live.ended(flight, made)
+                return
+            begin = functools.partial(self.bodies.begin_coroutine, coro=made)
+        else:
+            begin = self.bodies.begin_inline
+        attempt = Attempt(plan, functools.partial(live.ended, flight), flight)
         self.bodies.start(attempt, begin, alone=flight.lost > 0)
 
     def _begin_function(
@@ -384,15 +398,19 @@ class Engine:
         async def run_async() -> Any:
             return await func.func(*arguments())
 
-        if func.is_async:
+        async def run_fake(fake: Callable[..., Any]) -> Any:
+            made = fake(*arguments()[1:])
+            return await made if inspect.isawaitable(made) else made
+
+        if (fake := self.fakes.get(func.name)) is not None:
+            self.bodies.begin_coroutine(attempt, run_fake(fake))
+        elif func.is_async:
             self.bodies.begin_coroutine(attempt, run_async())
         else:
             self.bodies.begin_thread(attempt, lambda: func.func(*arguments()))
 
     def error_info(self, error: BaseException) -> ErrorInfo:
         """The record of what a workflow function raised."""
-        from pikku._bodies import trimmed_traceback
-
         return ErrorInfo.of(error, traceback=trimmed_traceback(error))
 
     def idle(self, live: LiveRun) -> None:
@@ -491,9 +509,7 @@ class Engine:
 
         error = UnknownWorkflowError(run.workflow, self.registry.workflows)
         log.error("run %s cannot be executed here: %s", run.run_id, error)
-        settle = Settle(
-            "suspended", error=ErrorInfo.of(error).to_json(), reason="missing_function"
-        )
+        settle = Settle("suspended", error=ErrorInfo.of(error).to_json(), reason="missing_function")
         self.submit(
             Commit(run.run_id, run.turn + 1, run.deliveries, (), (), (), settle),
             lambda result: None,

@@ -93,9 +93,7 @@ class BoundWorkflow(WorkflowRef[I_contra, O_co]):
     async def start(
         self, data: I_contra, /, *, run_id: str | None = None, wait: bool = True
     ) -> Run[O_co]: ...
-    async def start(
-        self: Any, *data: Any, run_id: str | None = None, wait: bool = True
-    ) -> Any:
+    async def start(self: Any, *data: Any, run_id: str | None = None, wait: bool = True) -> Any:
         """Start a run of it: see `App.start_workflow`."""
         return await self._caller.start_workflow(self.name, *data, run_id=run_id, wait=wait)
 
@@ -204,18 +202,18 @@ class _Declaration:
         from pikku._codec import PLAIN, codec_for
 
         declared: dict[str, Any] = self._func.__annotations__
-        wanted = {
-            name: declared[name] for name in (self._input_name, "return") if name in declared
-        }
+        wanted = {name: declared[name] for name in (self._input_name, "return") if name in declared}
         if self.takes_input and self._input_name not in wanted:
             raise DeclarationError(
                 f"{self._kind} {self.place}: its input {self._input_name!r} has no annotation",
                 hint="say what it takes, so that it can be stored and checked",
             )
         types = resolve_annotations(wanted, self._func, f"{self._kind} {self.place}")
-        given = codec_for(types[self._input_name], f"input of {self.place}") if (
-            self.takes_input
-        ) else codec_for(None, f"input of {self.place}")
+        given = (
+            codec_for(types[self._input_name], f"input of {self.place}")
+            if (self.takes_input)
+            else codec_for(None, f"input of {self.place}")
+        )
         made = codec_for(types["return"], f"result of {self.place}") if "return" in types else PLAIN
         self._codecs = (given, made)
         return self._codecs
@@ -308,9 +306,7 @@ class Registry:
         self.functions[made.name] = made
         return made
 
-    def pikku_workflow_func(
-        self, func: Callable[..., Any] | None = None, /, **options: Any
-    ) -> Any:
+    def pikku_workflow_func(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Make a workflow of *func*, or return the decorator that will, with *options*.
 
         Raises:

@@ -74,12 +74,11 @@ def history_of(
     run: RunRecord, steps: Sequence[StepRecord], entries: Sequence[HistoryEntry]
 ) -> list[HistoryEvent]:
     """Every event of the run, in the order in which it happened."""
-    events: list[tuple[int, int, int, HistoryEvent]] = []
+    events: list[tuple[tuple[int, int, int], HistoryEvent]] = []
 
     def add(
         at_us: int | None,
-        rank: int,
-        place: int,
+        order: tuple[int, int],
         kind: str,
         step: str | None = None,
         attempt: int | None = None,
@@ -87,33 +86,34 @@ def history_of(
     ) -> None:
         if at_us is not None:
             event = HistoryEvent(as_datetime(at_us), kind, step, attempt, data)
-            events.append((at_us, rank, place, event))
+            events.append(((at_us, *order), event))
 
-    add(run.created_us, 0, 0, "run_started", data=_value(run.input))
+    # Events of one instant are told step by step: its start, its attempts, its end.
+    places = {step.key: step.position for step in steps}
+    last = len(steps) + 1
+    add(run.created_us, (-1, 0), "run_started", data=_value(run.input))
     for entry in entries:
-        add(entry.at_us, 2, 0, entry.kind, entry.step, entry.attempt, _value(entry.data))
+        place = places.get(entry.step or "", last)
+        add(entry.at_us, (place, 1), entry.kind, entry.step, entry.attempt, _value(entry.data))
     for step in steps:
-        place = step.position
-        if step.kind == "sleep":
-            add(step.created_us, 3, place, "sleep_started", step.key)
-            if step.status == "succeeded":
-                add(step.finished_us, 1, step.delivery or 0, "sleep_ended", step.key)
-            continue
-        if step.kind == "side_effect":
-            add(step.finished_us, 1, step.delivery or 0, "value_recorded", step.key, None,
-                _value(step.result))
-            continue
-        add(step.started_us, 3, place, "step_started", step.key, step.attempt)
-        if step.status == "succeeded":
-            add(step.finished_us, 1, step.delivery or 0, "step_succeeded", step.key, step.attempt,
-                _value(step.result))
-        elif step.status == "failed":
-            add(step.finished_us, 1, step.delivery or 0, "step_failed", step.key, step.attempt,
-                _value(step.error))
-    outcome = run.output if run.status == "completed" else run.error
+        start, end = (step.position, 0), (step.position, 2)
+        match step.kind, step.status:
+            case "sleep", status:
+                add(step.created_us, start, "sleep_started", step.key)
+                if status == "succeeded":
+                    add(step.finished_us, end, "sleep_ended", step.key)
+            case "side_effect", _:
+                value = _value(step.result)
+                add(step.finished_us, end, "value_recorded", step.key, data=value)
+            case _, status:
+                add(step.started_us, start, "step_started", step.key, step.attempt)
+                if status in ("succeeded", "failed"):
+                    value = _value(step.result if status == "succeeded" else step.error)
+                    add(step.finished_us, end, f"step_{status}", step.key, step.attempt, value)
     if run.finished_us is not None:
-        add(run.finished_us, 4, 0, f"run_{run.status}", data=_value(outcome))
-    return [event for _, _, _, event in sorted(events, key=lambda each: each[:3])]
+        outcome = _value(run.output if run.status == "completed" else run.error)
+        add(run.finished_us, (last + 1, 0), f"run_{run.status}", data=outcome)
+    return [event for _, event in sorted(events, key=lambda each: each[0])]
 
 
 def _value(text: str | None) -> Any:

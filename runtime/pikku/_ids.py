@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
+from functools import lru_cache
 
 from pikku.errors import RunIdError, StepNameError
 
@@ -44,8 +45,13 @@ def check_step_name(name: object) -> str:
     Raises:
         StepNameError: if it is no string, empty or longer than 500 characters.
     """
-    if not isinstance(name, str):
+    if type(name) is not str:
         raise StepNameError(f"a step's name must be a string, not {name!r}")
+    return _checked_name(name)
+
+
+@lru_cache(maxsize=8192)
+def _checked_name(name: str) -> str:
     if not name.strip():
         raise StepNameError(f"a step's name must not be empty, and this one is {name!r}")
     if len(name) > MAX_STEP_NAME:

@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from pikku._bodies import Cancellation, End, Plan
+from pikku._bodies import End, Plan
 from pikku._clock import Alarm
 from pikku._functions import WiredWorkflow
 from pikku._records import (
@@ -52,14 +52,14 @@ HANDLER_SUFFIX = " (on_error)"
 class Flight:
     """One attempt of a step, from its decision to the record of its outcome."""
 
-    __slots__ = ("ask", "attempt", "cancellation", "failures", "lost")
+    __slots__ = ("ask", "attempt", "failures", "lost", "requested")
 
     def __init__(self, ask: Ask, attempt: int, failures: int, lost: int) -> None:
         self.ask = ask
         self.attempt = attempt
         self.failures = failures
         self.lost = lost
-        self.cancellation = Cancellation()
+        self.requested = False  # whether the attempt is asked to stop: `Cancellation`
 
     def write(
         self,
@@ -178,9 +178,7 @@ class LiveRun:
             return
         for flight in self._flights.values():
             following = flight.next(failed=False)
-            self._entries.append(
-                HistoryEntry("handed_back", flight.ask.key, flight.attempt, None)
-            )
+            self._entries.append(HistoryEntry("handed_back", flight.ask.key, flight.attempt, None))
             self._ends.append(following.write("scheduled"))
         self._releasing = True
         self._commit(None)
@@ -194,7 +192,7 @@ class LiveRun:
             self._cleanup.cancel()
         self._replay.discard()
         for flight in self._flights.values():
-            flight.cancellation.requested = True
+            flight.requested = True
         self._engine.forget(self)
 
     @property
@@ -216,13 +214,11 @@ class LiveRun:
             if not main.done():
                 if self._deliver_recorded():
                     continue
-                if replay.has_asks:
+                if replay.new_asks:
                     for ask in replay.take_asks():
                         self._classify(ask)
-                for key in self._retries:
-                    if (flight := self._waiting.pop(key, None)) is not None:
-                        self._start(flight)
-                self._retries.clear()
+                if self._retries:
+                    self._start_retries()
             if not self._arrived:
                 break
             self._deliver_arrived(*self._arrived.popleft(), main.done())
@@ -243,6 +239,8 @@ class LiveRun:
             return False
         replay = self._replay
         number = replay.delivered + 1
+        if number > replay.recorded_deliveries and not self._external:
+            return False
         if number == self._run.cancel_delivery or self._external.get(number, "") is None:
             self._external.pop(number, None)
             self._begin_cancel()
@@ -262,7 +260,7 @@ class LiveRun:
         self._cancelled = True
         self._waiting.clear()
         for flight in self._flights.values():
-            flight.cancellation.requested = True
+            flight.requested = True
         clock = self._engine.clock
         self._call_off_at(clock.now_us() + self._engine.options.cleanup_timeout_us)
         self._replay.deliver_cancel()
@@ -315,6 +313,12 @@ class LiveRun:
             else:
                 self._waiting[ask.key] = flight
 
+    def _start_retries(self) -> None:
+        for key in self._retries:
+            if (flight := self._waiting.pop(key, None)) is not None:
+                self._start(flight)
+        self._retries.clear()
+
     def _start(self, flight: Flight) -> None:
         self._flights[flight.ask.key] = flight
         self._starting.append(flight)
@@ -357,7 +361,7 @@ class LiveRun:
         if (
             not end.final
             and plan.policy.allows_another(flight.failures + 1)
-            and not flight.cancellation.requested
+            and not flight.requested
         ):
             self._retry(flight, end, error)
             return
@@ -372,9 +376,7 @@ class LiveRun:
             self._ask_handler(ask, error, flight.attempt)
         else:
             self._ends.append(failed.write("failed", error=text, deliver=True))
-            self._deliver(
-                Outcome(ask.key, True, None, None, error, flight.attempt), main_done
-            )
+            self._deliver(Outcome(ask.key, True, None, None, error, flight.attempt), main_done)
 
     def _deliver(self, outcome: Outcome, main_done: bool) -> None:
         self._delivered_here += 1
@@ -550,9 +552,14 @@ class LiveRun:
 
     def _recorded(self, settle: Settle | None) -> None:
         self._turn += 1
+        on_recorded = self._engine.on_recorded
         for flight, _ in self._held:
             if self._flights.get(flight.ask.key) is flight:
                 del self._flights[flight.ask.key]
+            if on_recorded is not None:
+                on_recorded(flight.ask.key, flight.ask.name)
+                if self.gone:
+                    return
         self._held.clear()
         self._ends.clear()
         self._entries.clear()
@@ -582,7 +589,7 @@ class LiveRun:
         if self._cleanup is not None:
             self._cleanup.cancel()
         for flight in self._flights.values():
-            flight.cancellation.requested = True
+            flight.requested = True
         self._replay.discard()
         self._engine.left(self, settle)
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import weakref
 import zlib
 from asyncio import events, tasks
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any, NoReturn, cast
 
 from pikku.errors import WorkflowBodyError
@@ -24,6 +25,26 @@ log = logging.getLogger("pikku")
 # A turn of a healthy function takes a handful of callbacks; one that never stops would take the
 # host's loop with it.
 MAX_CALLBACKS = 2_000_000
+
+
+class Callback:
+    """A call that waits for its turn; of `asyncio.Handle` what asyncio uses."""
+
+    __slots__ = ("args", "called_off", "context", "function")
+
+    def __init__(
+        self, function: Callable[..., object], args: tuple[Any, ...], context: Context
+    ) -> None:
+        self.function = function
+        self.args = args
+        self.context = context
+        self.called_off = False
+
+    def cancel(self) -> None:
+        self.called_off = True
+
+    def cancelled(self) -> bool:
+        return self.called_off
 
 
 class RunTask(asyncio.Task[Any]):
@@ -68,7 +89,7 @@ class RunLoop:
     """
 
     def __init__(self, run_id: str) -> None:
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[Callback] = deque()
         self._places = zlib.crc32(run_id.encode()) << 20
         self._tasks: list[RunTask] = []
         self._halted = False
@@ -85,13 +106,19 @@ class RunLoop:
         ready = self._ready
         if not ready or self._halted:
             return
-        outer = _Outer(self)
+        host = _enter(self.for_asyncio)
+        left = MAX_CALLBACKS
         try:
-            left = MAX_CALLBACKS
             while ready and not self._halted:
-                handle = ready.popleft()
-                if not handle.cancelled():
-                    handle._run()  # what every event loop calls
+                callback = ready.popleft()
+                if callback.called_off:
+                    continue
+                try:
+                    callback.context.run(callback.function, *callback.args)
+                except (SystemExit, KeyboardInterrupt):
+                    raise
+                except BaseException as error:
+                    log.debug("a callback in a workflow body raised %r", error)
                 left -= 1
                 if not left:
                     self._halted = True
@@ -100,7 +127,7 @@ class RunLoop:
                         hint="look for a loop whose only await is asyncio.sleep(0)",
                     )
         finally:
-            outer.restore()
+            _leave(host)
 
     def halt(self) -> None:
         """Stop the function where it stands, from outside: nothing of it runs any more."""
@@ -111,7 +138,7 @@ class RunLoop:
         """Close every task's coroutine, innermost last asked first. `finally` blocks run now;
         whatever they await is the caller's to refuse."""
         self._halted = True
-        outer = _Outer(self)
+        host = _enter(self.for_asyncio)
         try:
             for task in reversed(self._tasks):
                 if not task.done():
@@ -119,16 +146,16 @@ class RunLoop:
         finally:
             self._ready.clear()
             self._tasks.clear()
-            outer.restore()
+            _leave(host)
 
     # --- what asyncio calls -------------------------------------------------------------
 
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self.for_asyncio, context)
-        self._ready.append(handle)
-        return handle
+    ) -> Callback:
+        made = Callback(callback, args, context or copy_context())
+        self._ready.append(made)
+        return made
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self.for_asyncio)
@@ -140,7 +167,11 @@ class RunLoop:
         self._places = place + 1
         options.pop("eager_start", None)
         task = RunTask(
-            coro, place=place, loop=self.for_asyncio, name=name or f"task-{place & 0xFFFFF}", context=context
+            coro,
+            place=place,
+            loop=self.for_asyncio,
+            name=name or f"task-{place & 0xFFFFF}",
+            context=context,
         )
         self._tasks.append(task)
         if len(self._tasks) > 64 and len(self._tasks) % 64 == 0:
@@ -171,26 +202,56 @@ class RunLoop:
         return _refusal(name)
 
 
-class _Outer:
-    """The host's loop, task and generator hooks, put aside for the length of a turn."""
+# From 3.14 on a thread has one current task, not one for each loop.
+_ONE_CURRENT_TASK = sys.version_info >= (3, 14)
+_Host = tuple[asyncio.AbstractEventLoop | None, "asyncio.Task[Any] | None"]
 
-    __slots__ = ("_hooks", "_loop", "_task")
 
-    def __init__(self, inner: RunLoop) -> None:
-        self._hooks = sys.get_asyncgen_hooks()
-        self._loop = events._get_running_loop()
-        self._task = None if self._loop is None else tasks.current_task(self._loop)
-        if self._task is not None:
-            tasks._leave_task(self._loop, self._task)  # type: ignore[arg-type]
-        # Without hooks the host would adopt, and later close, a generator of the run's.
-        sys.set_asyncgen_hooks(firstiter=None, finalizer=None)
-        events._set_running_loop(inner.for_asyncio)
+def _enter(inner: asyncio.AbstractEventLoop) -> _Host:
+    """Put the host's loop and task aside for the length of a turn."""
+    loop = events._get_running_loop()
+    task = None
+    if _ONE_CURRENT_TASK and loop is not None:
+        task = tasks.current_task(loop)
+        if task is not None:
+            tasks._leave_task(loop, task)
+    events._set_running_loop(inner)
+    return loop, task
 
-    def restore(self) -> None:
-        events._set_running_loop(self._loop)
-        sys.set_asyncgen_hooks(*self._hooks)
-        if self._task is not None:
-            tasks._enter_task(self._loop, self._task)  # type: ignore[arg-type]
+
+def _leave(host: _Host) -> None:
+    loop, task = host
+    events._set_running_loop(loop)
+    if task is not None and loop is not None:
+        tasks._enter_task(loop, task)
+
+
+class GeneratorHooks:
+    """Keeps the host's loop from adopting, and later closing, the generators of workflow bodies.
+
+    Installed on the host's thread while an engine is open.
+    """
+
+    def __init__(self) -> None:
+        self._host = sys.get_asyncgen_hooks()
+        self._ours: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._installed = (self._first_iteration, self._finalize)
+        sys.set_asyncgen_hooks(*self._installed)
+
+    def remove(self) -> None:
+        """Put the host's hooks back, if nobody else has put theirs over ours."""
+        if tuple(sys.get_asyncgen_hooks()) == self._installed:
+            sys.set_asyncgen_hooks(*self._host)
+
+    def _first_iteration(self, generator: Any) -> None:
+        if isinstance(cast(object, events._get_running_loop()), RunLoop):
+            self._ours.add(generator)
+        elif self._host.firstiter is not None:
+            self._host.firstiter(generator)
+
+    def _finalize(self, generator: Any) -> None:
+        if generator not in self._ours and self._host.finalizer is not None:
+            self._host.finalizer(generator)
 
 
 def _close(coro: Any) -> None:

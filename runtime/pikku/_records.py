@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import builtins
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 RunStatus = Literal["running", "suspended", "completed", "failed", "cancelled"]
@@ -282,7 +283,16 @@ class ReapSessions(NamedTuple):
     limit: int = 200
 
 
-Op = CreateRun | Commit | CompleteStep | CancelRun | ResumeRun | ReleaseRun | FireTimers | ReapSessions
+Op = (
+    CreateRun
+    | Commit
+    | CompleteStep
+    | CancelRun
+    | ResumeRun
+    | ReleaseRun
+    | FireTimers
+    | ReapSessions
+)
 
 OpCode = Literal[
     "ok", "exists", "conflict", "fenced", "not_found", "settled", "not_suspended", "error"
@@ -314,13 +324,12 @@ class Delivery(NamedTuple):
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The answer to one batch."""
 
     results: list[OpResult]
-    claimed: list[LoadedRun] = field(default_factory=list[LoadedRun])
-    inbox: list[Delivery] = field(default_factory=list[Delivery])
+    claimed: Sequence[LoadedRun] = ()
+    inbox: Sequence[Delivery] = ()
     next_due_us: int | None = None
     session_alive: bool = True
 

@@ -82,9 +82,7 @@ class Replay:
         delivered_before: how many outcomes are recorded: up to there the function only repeats.
     """
 
-    def __init__(
-        self, run_id: str, history: Sequence[StepRecord], delivered_before: int
-    ) -> None:
+    def __init__(self, run_id: str, history: Sequence[StepRecord], delivered_before: int) -> None:
         self.loop = RunLoop(run_id)
         self.delivered = 0
         self.recorded_deliveries = delivered_before
@@ -99,7 +97,7 @@ class Replay:
             if step.delivery is not None and step.status in ENDED_STEP
         }
         self._asked: dict[str, Ask] = {}
-        self._new: list[Ask] = []
+        self.new_asks: list[Ask] = []
         self._reached: dict[str, int] = {}
         self._position = 0
         self._discarded = False
@@ -151,7 +149,7 @@ class Replay:
         ):
             self._diverge(ask, record)
         elif record is None or record.delivery is None:
-            self._new.append(ask)
+            self.new_asks.append(ask)
         return future
 
     def fail(self, error: PikkuError) -> asyncio.Future[Any]:
@@ -196,12 +194,8 @@ class Replay:
 
     def take_asks(self) -> list[Ask]:
         """What the function asked for since the last time and has no delivered outcome yet."""
-        new, self._new = self._new, []
+        new, self.new_asks = self.new_asks, []
         return new
-
-    @property
-    def has_asks(self) -> bool:
-        return bool(self._new)
 
     def recorded(self, key: str) -> StepRecord | None:
         """The record of the step with this *key*, as it was when the replay began."""

@@ -109,9 +109,7 @@ class Run(Generic[O_co]):
 class SyncRun(Generic[O_co]):
     """The handle of a run for code without an event loop; see `Run`."""
 
-    def __init__(
-        self, run: Run[O_co], wait_for: Callable[[Coroutine[Any, Any, Any]], Any]
-    ) -> None:
+    def __init__(self, run: Run[O_co], wait_for: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self.run_id = run.run_id
         self.workflow = run.workflow
         self._run = run

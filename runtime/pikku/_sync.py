@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, Generic, overload
+from typing import Any, ClassVar, overload
 
 from typing_extensions import TypeVar
 
@@ -37,13 +37,9 @@ class SyncBoundWorkflow(WorkflowRef[I_contra, O_co]):
     def start(
         self, data: I_contra, /, *, run_id: str | None = None, wait: bool = True
     ) -> SyncRun[O_co]: ...
-    def start(
-        self: Any, *data: Any, run_id: str | None = None, wait: bool = True
-    ) -> Any:
+    def start(self: Any, *data: Any, run_id: str | None = None, wait: bool = True) -> Any:
         """Start a run of it: see `App.start_workflow`."""
-        run = self._wait_for(
-            self._app.start_workflow(self.name, *data, run_id=run_id, wait=wait)
-        )
+        run = self._wait_for(self._app.start_workflow(self.name, *data, run_id=run_id, wait=wait))
         return SyncRun(run, self._wait_for)
 
 
@@ -74,9 +70,7 @@ class SyncWorkflowAttributes:
     def __getattr__(self, attribute: str) -> SyncBoundWorkflow[Any, Any]:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        return SyncBoundWorkflow(
-            self._names.get(attribute, attribute), self._app, self._wait_for
-        )
+        return SyncBoundWorkflow(self._names.get(attribute, attribute), self._app, self._wait_for)
 
 
 def sync_opener(

@@ -54,9 +54,7 @@ class Store(Protocol):
         """Let go of every connection. What was applied stays."""
         ...
 
-    async def apply(
-        self, session: str, ops: Sequence[Op], want: Mapping[str, int], /
-    ) -> Reply:
+    async def apply(self, session: str, ops: Sequence[Op], want: Mapping[str, int], /) -> Reply:
         """Carry out *ops* in their order as one transaction, then claim up to *want* runs a queue.
 
         An operation that cannot be carried out changes nothing and says so in its result; the

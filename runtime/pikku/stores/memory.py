@@ -14,7 +14,6 @@ from pikku._records import (
     HistoryEntry,
     LoadedRun,
     Op,
-    OpResult,
     Reply,
     RunFilter,
     RunRecord,
@@ -64,18 +63,13 @@ class MemoryStore:
             self.session = session
             self.now_us = self.clock.now_us()
             results = [carry_out(self, op) for op in ops]
-            if results and any(result.run is not None for result in results):
-                results = [
-                    result if result.run is None else OpResult(result.code, copy(result.run))
-                    for result in results
-                ]
             claimed: list[LoadedRun] = []
             alive = session in self._sessions
             if alive and self._queues:
                 for queue, count in want.items():
                     if self._queues.get(queue):
                         claimed += self._claim(queue, count)
-            inbox = self._inboxes.pop(session, [])
+            inbox = self._inboxes.pop(session, ()) if self._inboxes else ()
             return Reply(results, claimed, inbox, self._next_due(), alive)
 
     def beat(self, session: str, lease_us: int) -> bool:
@@ -204,9 +198,7 @@ class MemoryStore:
         return any(each.run_id == run_id for each in self._inboxes.get(self.session, ()))
 
     def expired_sessions(self) -> Iterable[str]:
-        return [
-            session for session, until in self._sessions.items() if until < self.now_us
-        ]
+        return [session for session, until in self._sessions.items() if until < self.now_us]
 
     def runs_of(self, session: str, limit: int) -> Iterable[RunRecord]:
         owned = self._owned.get(session, set())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from copy import copy
 from typing import Literal, NamedTuple, Protocol, assert_never
 
 from pikku._records import (
@@ -87,6 +88,8 @@ NOT_SUSPENDED = OpResult("not_suspended")
 
 def carry_out(work: Workspace, op: Op) -> OpResult:
     """Decide and make the changes of *op*."""
+    if type(op) is Commit:
+        return commit(work, op)
     match op:
         case Commit():
             return commit(work, op)
@@ -112,7 +115,7 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
     """A new run, owned by the session or queued; or the one that was there."""
     found = work.run(op.run_id)
     if found is not None:
-        return OpResult("exists", found)
+        return OpResult("exists", copy(found))
     claimed = op.claim and work.session_exists()
     now = work.now_us
     run = RunRecord(
@@ -145,7 +148,7 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
         work.enqueue(queue_of(run), op.run_id)
     if op.timeout_us is not None:
         work.add_timer(Timer(now + op.timeout_us, op.run_id, "", "timeout"))
-    return OK if claimed else OpResult("ok", run)
+    return OK if claimed else OpResult("ok", copy(run))
 
 
 def commit(work: Workspace, op: Commit) -> OpResult:
@@ -200,9 +203,7 @@ def complete_step(work: Workspace, op: CompleteStep) -> OpResult:
         _wake(
             work,
             run,
-            Delivery(
-                run.run_id, step.delivery, op.key, "step", op.status, op.result, op.error
-            ),
+            Delivery(run.run_id, step.delivery, op.key, "step", op.status, op.result, op.error),
         )
     work.save_step(op.run_id, step)
     work.save_run(run)
@@ -394,7 +395,9 @@ def _request_cancel(work: Workspace, run: RunRecord, kind: CancelKind, reason: s
     work.drop_timers(run.run_id)
     work.append_history(
         run.run_id,
-        HistoryEntry("cancel", data=json.dumps({"kind": kind, "reason": reason}), at_us=run.cancel_us),
+        HistoryEntry(
+            "cancel", data=json.dumps({"kind": kind, "reason": reason}), at_us=run.cancel_us
+        ),
     )
     if run.status == "suspended":
         run.status = "running"

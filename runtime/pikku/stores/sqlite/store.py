@@ -31,9 +31,7 @@ class SqliteStore:
 
     shared = True
 
-    def __init__(
-        self, path: Path, *, durability: str = "disk", clock: Clock | None = None
-    ) -> None:
+    def __init__(self, path: Path, *, durability: str = "disk", clock: Clock | None = None) -> None:
         self.path = path
         self.clock: Clock = clock or SystemClock()
         self.address = f"sqlite:///{path}"
@@ -74,7 +72,9 @@ class SqliteStore:
 
     async def apply(self, session: str, ops: Sequence[Op], want: Mapping[str, int], /) -> Reply:
         assert self._writer is not None, "the store is not open"
-        return await self._writer.run(lambda connection: self._apply(connection, session, ops, want))
+        return await self._writer.run(
+            lambda connection: self._apply(connection, session, ops, want)
+        )
 
     def _apply(
         self,
@@ -113,9 +113,7 @@ class SqliteStore:
                     self._beats.execute(QUERIES["open_session"], (session, until))
                     self._known_sessions.add(session)
                     return True
-                return (
-                    self._beats.execute(QUERIES["extend_session"], (until, session)).rowcount > 0
-                )
+                return self._beats.execute(QUERIES["extend_session"], (until, session)).rowcount > 0
             except sqlite3.Error as error:
                 raise translated(error, self.path) from error
 

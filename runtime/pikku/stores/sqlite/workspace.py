@@ -173,9 +173,7 @@ class SqliteWorkspace:
         self._execute(QUERIES["append_history"], (run_id, *entry))
 
     def add_timer(self, timer: Timer) -> None:
-        self._execute(
-            QUERIES["add_timer"], (timer.run_id, timer.key, timer.kind, timer.due_us)
-        )
+        self._execute(QUERIES["add_timer"], (timer.run_id, timer.key, timer.kind, timer.due_us))
 
     def drop_timers(self, run_id: str) -> None:
         self._execute(QUERIES["drop_timers"], (run_id,))

@@ -1,0 +1,206 @@
+"""Workflows under test: a store of one's choice, a virtual clock, crashes on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Self
+
+from typing_extensions import TypeVar
+
+from pikku._app import App, OpenApp
+from pikku._durations import Duration, duration_us
+from pikku.errors import UnknownFunctionError
+from pikku.testing.clock import FakeClock
+
+if TYPE_CHECKING:
+    from pikku._engine import EngineOptions
+
+S = TypeVar("S")
+
+
+class Fakes:
+    """Stand-ins for functions: `lab.fakes.charge = lambda data: Receipt("p1")`.
+
+    A stand-in gets the function's input, without the context, and may be a coroutine function. What
+    it returns must fit the function's declared result.
+    """
+
+    def __init__(self, app: App[Any]) -> None:
+        object.__setattr__(self, "_app", app)
+        object.__setattr__(self, "by_name", {})
+
+    def __setattr__(self, attribute: str, fake: Callable[..., Any]) -> None:
+        app: App[Any] = object.__getattribute__(self, "_app")
+        name = app._rpc.names.get(attribute, attribute)
+        if name not in app.registry.functions:
+            raise UnknownFunctionError(name, app.registry.functions)
+        by_name: dict[str, Callable[..., Any]] = object.__getattribute__(self, "by_name")
+        by_name[name] = fake
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, attribute: str) -> Any: ...
+
+
+class WorkflowLab(Generic[S]):
+    """The app, open for one test.
+
+        async with WorkflowLab(app, services=Services(FakeDb())) as lab:
+            run = await workflows.onboarding.start(data)
+            assert await run.result() == {"success": True}
+
+    Args:
+        app: the generated package's `app`.
+        services: what `ctx.services` is; default: what the app's factory makes.
+        store: the URL of a store; the default is a new one in memory for each lab.
+        auto_advance: let the clock jump to the next timer whenever nothing else is to do, so that
+            `sleep("3d")` takes no time. Without it, time passes by `advance` only.
+        options: how the engine works.
+    """
+
+    def __init__(
+        self,
+        app: App[S],
+        *,
+        services: S | None = None,
+        store: str = "memory://",
+        auto_advance: bool = True,
+        options: EngineOptions | None = None,
+    ) -> None:
+        self.app = app
+        self.clock = FakeClock()
+        self.fakes = Fakes(app)
+        self._services: Any = services
+        self._url = store
+        self._auto = auto_advance
+        self._options = options
+        self._stack = AsyncExitStack()
+        self._executions: Counter[str] = Counter()
+        self._crash_after: set[str] = set()
+        self._crashed = False
+        self._before: OpenApp | None = None
+        self._rested = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        from pikku.stores import make_store
+
+        self._store = make_store(self._url, base=Path.cwd(), clock=self.clock)
+        await self._store.open()
+        self._stack.push_async_callback(self._store.close)
+        self._before = self.app._open
+        await self._open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.app._open = self._before
+        if not self._crashed:
+            await self._opened.engine.close(drain=False)
+        await self._opened.closing.aclose()
+        await self._stack.aclose()
+
+    async def _open(self) -> None:
+        from pikku._engine import EngineOptions
+        from pikku._session import FOREVER_SECONDS
+
+        options = self._options or EngineOptions(lease_seconds=FOREVER_SECONDS)
+        self._crashed = False
+        self._opened = await self.app._opened(
+            {},
+            self._services,
+            options,
+            store=self._store,
+            on_quiet=self._on_quiet,
+            prepare=self._prepare,
+        )
+        self._services = self._opened.services
+        self.app._open = self._opened
+
+    def _prepare(self, opened: OpenApp) -> None:
+        engine = opened.engine
+        engine.on_recorded = self._on_recorded
+        engine.on_execute = self._on_execute
+        engine.fakes = object.__getattribute__(self.fakes, "by_name")
+
+    # --- what a test does --------------------------------------------------------------------
+
+    async def advance(self, duration: Duration) -> None:
+        """Let that much time pass, timer by timer, and let the app settle after each."""
+        until = self.clock.now_us() + duration_us(duration)
+        await self.settle()
+        while (due := self.clock.next_alarm_us()) is not None and due <= until:
+            self.clock.move_to(due)
+            await self.settle()
+        self.clock.move_to(until)
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Wait until nothing is under way: every run has ended, or waits for time or a word."""
+        while not self._crashed and not self._opened.engine.is_quiet:
+            self._rested.clear()
+            await self._rested.wait()
+
+    def crash_after(self, step: str) -> None:
+        """Let the process die, so to say, when the outcome of *step* (a name, or a key such as
+        `name#1`) has been recorded: whatever is in memory is lost, the store is not."""
+        self._crash_after.add(step)
+
+    async def crash(self) -> None:
+        """Let the process die here and now."""
+        self._crash()
+
+    async def recover(self) -> None:
+        """What the next process does: go on with the runs that were left behind."""
+        dead = self._opened.engine
+        if not self._crashed:
+            self._crash()
+        self._store.beat(dead.session_id, -1)
+        await self._open()
+        await self.settle()
+
+    def executions(self, step: str) -> int:
+        """How often a body was begun for steps of this name (or key), over all processes."""
+        return self._executions[step]
+
+    def context(self) -> Any:
+        """A `ctx` for calling a plain function: `await charge.func(lab.context(), data)`."""
+        from pikku._app import Contexts
+
+        return Contexts(self.app, self._opened).direct(None, "")
+
+    # --- what the engine tells ------------------------------------------------------------------
+
+    def _on_execute(self, key: str, name: str) -> None:
+        self._executions[key] += 1
+        if name != key:
+            self._executions[name] += 1
+
+    def _on_recorded(self, key: str, name: str) -> None:
+        for step in (key, name):
+            if step in self._crash_after:
+                self._crash_after.discard(step)
+                self._crash()
+                return
+
+    def _crash(self) -> None:
+        self._crashed = True
+        self._opened.engine.kill()
+        self._rested.set()
+
+    def _on_quiet(self, next_due_us: int | None) -> None:
+        if self._crashed:
+            return
+        if self._auto and (due := self.clock.next_alarm_us()) is not None:
+            self.clock.move_to(due)
+            return
+        self._rested.set()
