@@ -7,6 +7,7 @@ application comes from here.
 from pikku._app import App, QueueService
 from pikku._contexts import FunctionContext, StepContext, WorkflowFunctionContext
 from pikku._durations import Duration
+from pikku._error_info import ErrorInfo
 from pikku._functions import (
     BoundRpc,
     BoundWorkflow,
@@ -19,7 +20,6 @@ from pikku._functions import (
     WorkflowAttributes,
     WorkflowRef,
 )
-from pikku._records import ErrorInfo
 from pikku._retry import Backoff
 from pikku._run import Run, SyncRun
 from pikku._settings import Config

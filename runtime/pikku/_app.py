@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import inspect
 import typing
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, cast
-
-from typing_extensions import TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
 from pikku._contexts import (
-    ContextLogger,
     FunctionContext,
     StepContext,
     WorkflowFunctionContext,
 )
 from pikku._functions import NO_INPUT, Registry, RpcAttributes, RpcRefAttributes
-from pikku._records import RunFilter, RunStatus
 from pikku._run import Run
 from pikku._settings import Config, effective, project_folder
 from pikku._workflow import WorkflowWire
@@ -38,39 +32,53 @@ if TYPE_CHECKING:
     from pikku._engine import Engine, EngineOptions
     from pikku._history import RunInfo
     from pikku._live import Flight
+    from pikku._records import RunStatus
     from pikku._replay import Replay
     from pikku.stores.base import Store
 
+    class Caller(Protocol):
+        """Who calls functions and starts workflows: the app, or a step on its behalf."""
+
+        async def invoke(self, name: str, data: Any) -> Any: ...
+        async def start_workflow(
+            self, name: str, /, *data: Any, run_id: str | None = None, wait: bool = True
+        ) -> Any: ...
+        def get_run(self, name: str, run_id: str, /) -> Any: ...
+        def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
+
+
+T = TypeVar("T")
 S = TypeVar("S")
 S_co = TypeVar("S_co", covariant=True)
-T = TypeVar("T")
 
 
 class QueueService(Protocol):
     """What makes runs remote, as the attribute `queue_service` of the services."""
 
 
-class Caller(Protocol):
-    """Who calls functions and starts workflows: the app, or a step on its behalf."""
-
-    async def invoke(self, name: str, data: Any) -> Any: ...
-    async def start_workflow(
-        self, name: str, /, *data: Any, run_id: str | None = None, wait: bool = True
-    ) -> Any: ...
-    def get_run(self, name: str, run_id: str, /) -> Any: ...
-    def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
-
-
-@dataclass(slots=True, eq=False)
 class OpenApp:
-    """What an app has while it is open."""
+    """What an app has while it is open.
 
-    registry: Registry
+    Attributes:
+        origins: where each setting comes from.
+        closing: what happens, in reverse order, when the app is closed.
+    """
+
     engine: Engine
-    services: Any
-    config: Config
-    origins: dict[str, str]
-    closing: AsyncExitStack
+
+    def __init__(
+        self,
+        registry: Registry,
+        services: Any,
+        config: Config,
+        origins: dict[str, str],
+        closing: AsyncExitStack,
+    ) -> None:
+        self.registry = registry
+        self.services = services
+        self.config = config
+        self.origins = origins
+        self.closing = closing
 
 
 class App(Generic[S_co]):
@@ -111,7 +119,7 @@ class App(Generic[S_co]):
     def __repr__(self) -> str:
         return f"<App {self.package}>"
 
-    # --- opening ---------------------------------------------------------------------------------
+    # --- opening --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
         self._open = await self._opened({}, None, None)
@@ -188,7 +196,7 @@ class App(Generic[S_co]):
                     "the services have a queue_service, which would make runs remote",
                     hint="this version executes runs where they are started: leave it None",
                 )
-            opened = OpenApp(self.registry, None, services, config, origins, closing)  # type: ignore[arg-type]
+            opened = OpenApp(self.registry, services, config, origins, closing)
             contexts = Contexts(self, opened)
             opened.engine = Engine(
                 self.registry, store, contexts, options or EngineOptions(), on_quiet=on_quiet
@@ -237,7 +245,7 @@ class App(Generic[S_co]):
         services: S_co = self.opened.services
         return services
 
-    # --- calls -------------------------------------------------------------------------------------
+    # --- calls ----------------------------------------------------------------------------------
 
     async def invoke(self, name: str, data: Any = NO_INPUT) -> Any:
         """Call the function *name* directly, in this process: no step, nothing recorded."""
@@ -296,12 +304,15 @@ class App(Generic[S_co]):
     ) -> list[RunInfo]:
         """The runs in the store that fit, newest first, at most *limit*."""
         from pikku._history import RunInfo
+        from pikku._records import RunFilter
 
         found = await self.opened.engine.store.list_runs(RunFilter(workflow, status, tag, limit))
         return [RunInfo.of(run) for run in found]
 
     def run_async(self, coro: Coroutine[Any, Any, T]) -> T:
         """The result of *coro*, run on the app's event loop, for a thread of this process."""
+        import asyncio
+
         loop = self.opened.engine.loop
         if asyncio._get_running_loop() is loop:
             coro.close()
@@ -311,6 +322,8 @@ class App(Generic[S_co]):
 
 def refuse_in_workflow_body(what: str) -> None:
     """Raise if the caller is a workflow's body, where *what* would repeat on every replay."""
+    import asyncio
+
     from pikku._loop import RunLoop
 
     if isinstance(cast(object, asyncio._get_running_loop()), RunLoop):
@@ -351,7 +364,9 @@ class _StepCaller:
         if func.is_async:
             value = await func.func(*arguments)
         else:
-            value = await asyncio.to_thread(func.func, *arguments)
+            from asyncio import to_thread
+
+            value = await to_thread(func.func, *arguments)
         return declaration.output.encode(value, f"the result of {where}")[1]
 
     async def start_workflow(
@@ -392,6 +407,8 @@ class Contexts:
         return self._function(step, {"run_id": step.run_id, "step": step.name, "function": name})
 
     def _function(self, step: StepContext, extra: dict[str, object]) -> Any:
+        from pikku._logging import ContextLogger
+
         app = self._app
         caller = _StepCaller(app, step)
         return app._context(
@@ -404,6 +421,7 @@ class Contexts:
         )
 
     def workflow(self, run_id: str, name: str, replay: Replay) -> Any:
+        from pikku._logging import ContextLogger
         from pikku._recorder import RunRecorder
 
         app = self._app

@@ -14,7 +14,7 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from pikku._clock import Alarm, Clock
-from pikku._records import ErrorInfo
+from pikku._error_info import ErrorInfo
 from pikku._retry import StepPolicy
 from pikku.errors import (
     InvalidInputError,
@@ -205,7 +205,7 @@ class Bodies:
             return made
         return _success(plan, made)
 
-    # --- the three ways to run ---------------------------------------------------------
+    # --- the three ways to run ------------------------------------------------------------------
 
     def begin_inline(self, attempt: Attempt) -> None:
         """Call the plan's callable here; a coroutine it makes runs as a task."""
@@ -269,7 +269,7 @@ class Bodies:
         else:
             self._leave(attempt)
 
-    # --- timeouts --------------------------------------------------------------------------
+    # --- timeouts -------------------------------------------------------------------------------
 
     def _arm(self, attempt: Attempt) -> None:
         timeout_us = attempt.plan.policy.timeout_us

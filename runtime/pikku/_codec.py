@@ -249,7 +249,7 @@ def _check_plain(value: Any, where: str, path: str, depth: int) -> None:
 
 
 def _check_same(decoded: Any, value: Any, where: str, path: str, depth: int) -> None:
-    """Whether the decoded value is the original again: equal, and of the same classes throughout."""
+    """Whether the decoded value is the original again: equal, and of the same classes."""
     kind = type(value)
     if type(decoded) is not kind:
         raise PayloadError(

@@ -7,10 +7,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 from pikku._records import Op, OpResult, Reply
-from pikku.errors import InternalError, PikkuError, StoreError, StoreUnavailableError
+from pikku.errors import InternalError, StoreError, StoreUnavailableError
 from pikku.stores.base import Store
 
 log = logging.getLogger("pikku")
@@ -19,13 +18,7 @@ log = logging.getLogger("pikku")
 SPIN_SECONDS = 0.005
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
 
-
-class Pending(NamedTuple):
-    """An operation on its way. `patient` ones are tried until the store takes them."""
-
-    op: Op
-    done: Callable[[OpResult], None]
-    patient: bool
+Done = Callable[[OpResult], None]
 
 
 class Committer:
@@ -33,7 +26,7 @@ class Committer:
 
     Args:
         session: the session in whose name the operations are made, asked for at each call.
-        want: how many runs to claim from each queue, asked for at each call.
+        want: how many runs to claim from each queue; the caller may change it between calls.
         on_reply: told of each reply after the operations' own results.
         on_idle: called when nothing is left to send.
         busy: whether coroutines of steps are under way and need the loop.
@@ -44,7 +37,7 @@ class Committer:
         store: Store,
         *,
         session: Callable[[], str],
-        want: Callable[[], Mapping[str, int]],
+        want: Mapping[str, int],
         on_reply: Callable[[Reply], None],
         on_idle: Callable[[], None],
         busy: Callable[[], bool],
@@ -55,22 +48,27 @@ class Committer:
         self._on_reply = on_reply
         self._on_idle = on_idle
         self._busy = busy
-        self._pending: list[Pending] = []
+        self._ops: list[Op] = []
+        self._dones: list[Done] = []
+        self._impatient: set[Done] = set()
         self._poked = False
         self._wake = asyncio.Event()
         self._closing = False
         self._failures = 0
         self.in_flight = False
+        self._asleep = False
 
     @property
     def idle(self) -> bool:
         """Whether nothing is on its way."""
-        return not self.in_flight and not self._pending
+        return not self.in_flight and not self._ops
 
-    def submit(self, op: Op, done: Callable[[OpResult], None]) -> None:
+    def submit(self, op: Op, done: Done) -> None:
         """Send *op* with the next call, and again until the store has taken it."""
-        self._pending.append(Pending(op, done, True))
-        self._wake.set()
+        self._ops.append(op)
+        self._dones.append(done)
+        if self._asleep:
+            self._wake.set()
 
     async def request(self, op: Op) -> OpResult:
         """Send *op* with the next call.
@@ -90,8 +88,8 @@ class Committer:
             else:
                 answer.set_result(result)
 
-        self._pending.append(Pending(op, done, False))
-        self._wake.set()
+        self._impatient.add(done)
+        self.submit(op, done)
         return await answer
 
     def poke(self) -> None:
@@ -107,70 +105,80 @@ class Committer:
     async def run(self) -> None:
         """Send until closed."""
         last_yield = time.monotonic()
+        apply = self._store.apply
         while True:
-            if not self._pending and not self._poked:
+            if not self._ops and not self._poked:
                 if self._closing:
                     return
                 self._on_idle()
-                if not self._pending and not self._poked:
+                if not self._ops and not self._poked:
                     self._wake.clear()
+                    self._asleep = True
                     await self._wake.wait()
+                    self._asleep = False
                     last_yield = time.monotonic()
                     continue
-            batch, self._pending = self._pending, []
+            ops, dones = self._ops, self._dones
+            self._ops, self._dones = [], []
             self._poked = False
             self.in_flight = True
             try:
-                await self._send(batch)
-            finally:
+                reply = await apply(self._session(), ops, self._want)
+            except Exception as error:
+                await self._failed(ops, dones, error)
                 self.in_flight = False
+            else:
+                self.in_flight = False
+                self._failures = 0
+                for done, result in zip(dones, reply.results, strict=True):
+                    done(result)
+                self._impatient.difference_update(dones)
+                self._on_reply(reply)
             if self._busy() or time.monotonic() - last_yield > SPIN_SECONDS:
                 await asyncio.sleep(0)
                 last_yield = time.monotonic()
 
-    async def _send(self, batch: list[Pending]) -> None:
-        try:
-            reply = await self._store.apply(
-                self._session(), [each.op for each in batch], self._want()
-            )
-        except StoreUnavailableError as error:
-            await self._put_off(batch, error)
-        except StoreError as error:
-            if len(batch) > 1:
-                await self._send_one_by_one(batch)
-            else:
-                await self._put_off(batch, error)
-        except Exception as error:
-            if len(batch) > 1:
-                await self._send_one_by_one(batch)
-            else:
-                log.exception("the store failed on %s", type(batch[0].op).__name__ if batch else "")
-                self._refuse(batch, InternalError(f"the store failed: {error!r}"))
+    async def _failed(self, ops: list[Op], dones: list[Done], error: Exception) -> None:
+        """Put off what can wait, find what spoils a batch, and refuse the rest."""
+        if isinstance(error, StoreUnavailableError) or not ops:
+            await self._put_off(ops, dones, error)
+        elif len(ops) > 1:
+            for op, done in zip(ops, dones, strict=True):
+                await self._send_alone(op, done)
+        elif isinstance(error, StoreError):
+            await self._put_off(ops, dones, error)
         else:
-            self._failures = 0
-            self._settle(batch, reply)
+            log.error("the store failed on %s", type(ops[0]).__name__, exc_info=error)
+            self._refuse(dones, InternalError(f"the store failed: {error!r}"))
 
-    def _settle(self, batch: list[Pending], reply: Reply) -> None:
-        for each, result in zip(batch, reply.results, strict=True):
-            each.done(result)
-        self._on_reply(reply)
+    async def _send_alone(self, op: Op, done: Done) -> None:
+        try:
+            reply = await self._store.apply(self._session(), [op], {})
+        except Exception as error:
+            await self._failed([op], [done], error)
+        else:
+            self._impatient.discard(done)
+            done(reply.results[0])
+            self._on_reply(reply)
 
-    async def _send_one_by_one(self, batch: list[Pending]) -> None:
-        """Find the operation that spoils its batch, so that it fails alone."""
-        for each in batch:
-            await self._send([each])
-
-    async def _put_off(self, batch: list[Pending], error: PikkuError) -> None:
-        patient = [each for each in batch if each.patient and not self._closing]
-        self._refuse([each for each in batch if each not in patient], error)
+    async def _put_off(self, ops: list[Op], dones: list[Done], error: Exception) -> None:
+        patient = [
+            (op, done)
+            for op, done in zip(ops, dones, strict=True)
+            if done not in self._impatient and not self._closing
+        ]
+        kept = {id(done) for _, done in patient}
+        self._refuse([done for done in dones if id(done) not in kept], error)
         wait = RETRY_SECONDS[min(self._failures, len(RETRY_SECONDS) - 1)]
         self._failures += 1
-        if patient or not batch:
+        if patient or not ops:
             log.warning("%s; trying again in %g s", error, wait)
-        self._pending[:0] = patient
+        self._ops[:0] = [op for op, _ in patient]
+        self._dones[:0] = [done for _, done in patient]
         if not self._closing:
             await asyncio.sleep(wait)
 
-    def _refuse(self, batch: list[Pending], error: Exception) -> None:
-        for each in batch:
-            each.done(OpResult("error", error=error))
+    def _refuse(self, dones: list[Done], error: Exception) -> None:
+        for done in dones:
+            self._impatient.discard(done)
+            done(OpResult("error", error=error))

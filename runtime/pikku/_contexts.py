@@ -2,52 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Coroutine, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, Generic, Protocol
-
-from typing_extensions import TypeVar
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pikku._ids import invocation_id
 
 if TYPE_CHECKING:
     from pikku._app import Caller
+    from pikku._logging import ContextLogger
 
 S_co = TypeVar("S_co", covariant=True)
 R_co = TypeVar("R_co", covariant=True)
 W_co = TypeVar("W_co", covariant=True)
 T = TypeVar("T")
 
-log = logging.getLogger("pikku.run")
 
+if TYPE_CHECKING:
 
-class ContextLogger(logging.LoggerAdapter[logging.Logger]):
-    """A logger whose records carry the run, the workflow and, in a step, its name and attempt.
+    class Cancellation(Protocol):
+        """Whether an attempt is asked to stop."""
 
-    In a workflow body it is silent while recorded history is repeated.
-    """
-
-    def __init__(self, extra: Mapping[str, object], replay: Any = None) -> None:
-        super().__init__(log, extra)
-        self._replay = replay
-
-    def isEnabledFor(self, level: int) -> bool:  # the name in logging
-        if self._replay is not None and self._replay.replaying:
-            return False
-        return super().isEnabledFor(level)
-
-    def process(
-        self, msg: Any, kwargs: MutableMapping[str, Any]
-    ) -> tuple[Any, MutableMapping[str, Any]]:
-        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
-        return msg, kwargs
-
-
-class Cancellation(Protocol):
-    """Whether an attempt is asked to stop."""
-
-    @property
-    def requested(self) -> bool: ...
+        @property
+        def requested(self) -> bool: ...
 
 
 class StepContext:

@@ -16,6 +16,7 @@ from pikku._bodies import Attempt, Bodies, End, Plan, trimmed_traceback
 from pikku._clock import Alarm
 from pikku._codec import digest, first_difference
 from pikku._committer import Committer
+from pikku._error_info import ErrorInfo
 from pikku._functions import Func, Registry, WiredWorkflow
 from pikku._ids import check_run_id, new_run_id
 from pikku._live import Flight, LiveRun
@@ -24,7 +25,6 @@ from pikku._records import (
     FINAL_STATUSES,
     CancelRun,
     CreateRun,
-    ErrorInfo,
     FireTimers,
     LoadedRun,
     Op,
@@ -52,6 +52,7 @@ log = logging.getLogger("pikku")
 SWEEP_SECONDS = 1.0
 WATCH_SECONDS = 0.1
 CLAIM_AT_ONCE = 50
+REMEMBERED_ENDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +109,15 @@ class Engine:
         self._on_quiet = on_quiet
         self._live: dict[str, LiveRun] = {}
         self._idle: OrderedDict[str, LiveRun] = OrderedDict()
+        self._ended: OrderedDict[str, Settle] = OrderedDict()
         self._results: dict[str, list[asyncio.Future[Settle]]] = {}
         self._next_due: int | None = None
         self._alarm: Alarm | None = None
-        self._alarm_due = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
+        self._renewing = False
+        self._want = {INLINE_QUEUE: CLAIM_AT_ONCE}
         self._hooks = GeneratorHooks()
         lease = options.lease_seconds if store.shared else FOREVER_SECONDS
         self._session = Session(store, self.loop, lease_seconds=lease, on_lost=self._session_lost)
@@ -122,14 +125,14 @@ class Engine:
         self._committer = Committer(
             store,
             session=lambda: self._session.id,
-            want=self._wanted,
+            want=self._want,
             on_reply=self._on_reply,
             on_idle=self._quiet,
             busy=lambda: self.bodies.busy,
         )
         self.submit = self._committer.submit
 
-    # --- life -------------------------------------------------------------------------------------
+    # --- life -----------------------------------------------------------------------------------
 
     async def open(self) -> None:
         """Take a lease, and go on with whatever was left behind.
@@ -158,6 +161,7 @@ class Engine:
             return
         self._closed = True
         self.draining = True
+        self._want.clear()
         for handle in (self._sweep, self._alarm):
             if handle is not None:
                 handle.cancel()
@@ -209,7 +213,7 @@ class Engine:
     def session_id(self) -> str:
         return self._session.id
 
-    # --- runs --------------------------------------------------------------------------------------
+    # --- runs -----------------------------------------------------------------------------------
 
     async def start(
         self,
@@ -315,16 +319,20 @@ class Engine:
             RunNotFoundError: if there is no such run.
             ResultTimeoutError: if it has not ended in time.
         """
+        if timeout_us is None:
+            return await self._result(run_id)
         try:
-            async with asyncio.timeout(None if timeout_us is None else timeout_us / 1e6):
+            async with asyncio.timeout(timeout_us / 1e6):
                 return await self._result(run_id)
         except TimeoutError:
             raise ResultTimeoutError(
-                f"run {run_id} did not end within {(timeout_us or 0) / 1e6:g} s"
+                f"run {run_id} did not end within {timeout_us / 1e6:g} s"
             ) from None
 
     async def _result(self, run_id: str) -> Settle:
         while True:
+            if (ended := self._ended.get(run_id)) is not None:
+                return ended
             if run_id in self._live:
                 future: asyncio.Future[Settle] = self.loop.create_future()
                 self._results.setdefault(run_id, []).append(future)
@@ -341,7 +349,7 @@ class Engine:
             if run_id not in self._live:
                 await asyncio.sleep(WATCH_SECONDS)
 
-    # --- what live runs ask of the engine -------------------------------------------------------------
+    # --- what live runs ask of the engine -------------------------------------------------------
 
     def workflow_context(self, run_id: str, name: str, replay: Replay) -> Any:
         return self._contexts.workflow(run_id, name, replay)
@@ -424,8 +432,13 @@ class Engine:
 
     def left(self, live: LiveRun, settle: Settle) -> None:
         """The run has ended, is suspended or parked."""
+        if settle.status in FINAL_STATUSES:
+            self._ended[live.run_id] = settle
+            if len(self._ended) > REMEMBERED_ENDS:
+                self._ended.popitem(last=False)
+        waiting = self._results.pop(live.run_id, ())
         self.forget(live)
-        for future in self._results.pop(live.run_id, ()):
+        for future in waiting:
             if not future.done():
                 future.set_result(settle)
 
@@ -470,25 +483,25 @@ class Engine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # --- claims, mail, timers -----------------------------------------------------------------------------
-
-    def _wanted(self) -> dict[str, int]:
-        return {} if self.draining else {INLINE_QUEUE: CLAIM_AT_ONCE}
+    # --- claims, mail, timers -------------------------------------------------------------------
 
     def _on_reply(self, reply: Reply) -> None:
         if not reply.session_alive and not self._closed:
             self._session_lost()
             return
-        for loaded in reply.claimed:
-            self._take_over(loaded)
-        for delivery in reply.inbox:
-            live = self._live.get(delivery.run_id)
-            if live is not None:
-                self._idle.pop(delivery.run_id, None)
-                live.receive(delivery)
-        if len(reply.claimed) == CLAIM_AT_ONCE:
-            self._committer.poke()
-        self._set_alarm(reply.next_due_us)
+        if reply.claimed:
+            for loaded in reply.claimed:
+                self._take_over(loaded)
+            if len(reply.claimed) == CLAIM_AT_ONCE:
+                self._committer.poke()
+        if reply.inbox:
+            for delivery in reply.inbox:
+                live = self._live.get(delivery.run_id)
+                if live is not None:
+                    self._idle.pop(delivery.run_id, None)
+                    live.receive(delivery)
+        if reply.next_due_us != self._next_due:
+            self._set_alarm(reply.next_due_us)
 
     def _take_over(self, loaded: LoadedRun) -> None:
         run = loaded.run
@@ -520,14 +533,12 @@ class Engine:
         if due_us is None or self._closed:
             return
         if self._alarm is not None:
-            if self._alarm_due == due_us:
-                return
             self._alarm.cancel()
-        self._alarm_due = due_us
         self._alarm = self.clock.call_at(self.loop, due_us, self._fire)
 
     def _fire(self) -> None:
         self._alarm = None
+        self._next_due = None
         if not self._closed:
             self.submit(FireTimers(), self._fired)
 
@@ -558,8 +569,9 @@ class Engine:
 
     def _session_lost(self) -> None:
         """Others own our runs now: drop them all, and go on under a new name."""
-        if self._closed:
+        if self._closed or self._renewing:
             return
+        self._renewing = True
         log.error("the lease of this process ran out; its runs go on elsewhere")
         for live in list(self._live.values()):
             live.drop()
@@ -573,6 +585,7 @@ class Engine:
                 log.warning("no new lease yet: %s", error)
                 await asyncio.sleep(SWEEP_SECONDS)
             else:
+                self._renewing = False
                 self._committer.poke()
                 return
 

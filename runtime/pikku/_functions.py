@@ -7,9 +7,7 @@ import sys
 import typing
 from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Generic, overload
-
-from typing_extensions import TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from pikku._durations import Duration, duration_us
 from pikku._retry import DEFAULT_POLICY, Backoff, StepPolicy, as_backoff, checked_retries
@@ -420,7 +418,8 @@ class _UncallableRef(RpcRef[Any, Any]):
     def __call__(self, *data: Any) -> Coroutine[Any, Any, Any]:
         raise WorkflowBodyError(
             f"a direct call of {self.name!r} in a workflow body would repeat on every replay",
-            hint=f'make it a step: await ctx.workflow.do("What it does", ctx.rpc.{self.name}, data)',
+            hint='make it a step: await ctx.workflow.do("What it does", '
+            f"ctx.rpc.{self.name}, data)",
         )
 
 

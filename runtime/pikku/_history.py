@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any
 
 from pikku._clock import as_datetime
-from pikku._records import ErrorInfo, HistoryEntry, RunRecord, RunStatus, StepRecord
+from pikku._error_info import ErrorInfo
+from pikku._records import HistoryEntry, RunRecord, RunStatus, StepRecord
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import secrets
-import uuid
+import os
 from functools import lru_cache
 
 from pikku.errors import RunIdError, StepNameError
 
 # Fixed for ever: every invocation id ever given out depends on it.
-NAMESPACE = uuid.UUID("6f0c2b3e-6a55-5e0b-9c1d-7a1f6b8d2e40")
+NAMESPACE = "6f0c2b3e-6a55-5e0b-9c1d-7a1f6b8d2e40"
 MAX_RUN_ID = 200
 MAX_STEP_NAME = 500
 
 
 def new_run_id() -> str:
     """A new id of 128 random bits, as 32 hexadecimal digits."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()
 
 
 def new_session_id() -> str:
     """The id under which one life of a process holds leases."""
-    return secrets.token_hex(8)
+    return os.urandom(8).hex()
 
 
 def check_run_id(run_id: object) -> str:
@@ -68,4 +67,6 @@ def step_key(name: str, ordinal: int) -> str:
 
 def invocation_id(run_id: str, key: str) -> str:
     """The idempotency key of a step: the same over attempts, processes and stores."""
-    return str(uuid.uuid5(NAMESPACE, f"{run_id}:{key}"))
+    from uuid import UUID, uuid5
+
+    return str(uuid5(UUID(NAMESPACE), f"{run_id}:{key}"))

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from pikku._bodies import End, Plan
 from pikku._clock import Alarm
+from pikku._error_info import ErrorInfo
 from pikku._functions import WiredWorkflow
 from pikku._records import (
     CancelKind,
     Commit,
     CompleteStep,
     Delivery,
-    ErrorInfo,
     HistoryEntry,
     LoadedRun,
     OpResult,
@@ -134,7 +134,7 @@ class LiveRun:
         if run.cancel_us is not None:
             self._cancel = (run.cancel_kind or "cancel", run.cancel_reason or "")
 
-    # --- life --------------------------------------------------------------------------------
+    # --- life -----------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Call the function and go as far as it goes."""
@@ -200,7 +200,7 @@ class LiveRun:
         """Whether something of the run is under way in this process."""
         return bool(self._busy or self._flights)
 
-    # --- one turn --------------------------------------------------------------------------------
+    # --- one turn -------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Deliver what there is, in order, and commit what follows from it."""
@@ -210,8 +210,9 @@ class LiveRun:
         main = replay.main
         if main is None:
             return
-        while replay.divergence is None and replay.failure is None:
-            if not main.done():
+        done = main.done
+        while not replay.stopped:
+            if not done():
                 if self._deliver_recorded():
                     continue
                 if replay.new_asks:
@@ -221,8 +222,9 @@ class LiveRun:
                     self._start_retries()
             if not self._arrived:
                 break
-            self._deliver_arrived(*self._arrived.popleft(), main.done())
-        if replay.divergence is not None or replay.failure is not None or main.done():
+            flight, end = self._arrived.popleft()
+            self._deliver_arrived(flight, end, done())
+        if replay.stopped or done():
             self._finish(main)
         elif self._engine.draining:
             self._drain()
@@ -250,8 +252,10 @@ class LiveRun:
             replay.deliver(outcome)
             return True
         if number <= replay.recorded_deliveries:
-            replay.failure = CorruptStateError(
-                f"run {self.run_id}: the record of its outcome number {number} is missing"
+            replay.stop(
+                CorruptStateError(
+                    f"run {self.run_id}: the record of its outcome number {number} is missing"
+                )
             )
             return True
         return False
@@ -320,9 +324,28 @@ class LiveRun:
         self._retries.clear()
 
     def _start(self, flight: Flight) -> None:
-        self._flights[flight.ask.key] = flight
+        ask = flight.ask
+        self._flights[ask.key] = flight
         self._starting.append(flight)
-        self._writes.append(flight.write("running"))
+        self._writes.append(
+            StepWrite(
+                ask.key,
+                ask.position,
+                ask.kind,
+                ask.target,
+                "running",
+                flight.attempt,
+                flight.failures,
+                flight.lost,
+                ask.digest,
+                ask.input,
+                None,
+                None,
+                None,
+                None,
+                False,
+            )
+        )
 
     def _after_loss(self, ask: Ask) -> None:
         """A recorded attempt of which nobody knows any more."""
@@ -346,17 +369,39 @@ class LiveRun:
         """Take an outcome of this process into the next commit, and hand it to the function."""
         self._held.append((flight, end))
         ask = flight.ask
-        plan: Plan = ask.plan
         if not end.failed:
             deliver = ask.kind != "on_error"
-            self._ends.append(flight.write("succeeded", result=end.text, deliver=deliver))
-            if deliver:
-                self._deliver(
-                    Outcome(ask.key, False, end.text, end.value, None, flight.attempt), main_done
+            self._ends.append(
+                StepWrite(
+                    ask.key,
+                    ask.position,
+                    ask.kind,
+                    ask.target,
+                    "succeeded",
+                    flight.attempt,
+                    flight.failures,
+                    flight.lost,
+                    ask.digest,
+                    ask.input,
+                    end.text,
+                    None,
+                    None,
+                    None,
+                    deliver,
                 )
-            else:
+            )
+            if not deliver:
                 self._deliver_handled(ask, main_done)
+                return
+            self._delivered_here += 1
+            if main_done:
+                self._replay.delivered += 1
+            else:
+                self._replay.deliver(
+                    Outcome(ask.key, False, end.text, end.value, None, flight.attempt)
+                )
             return
+        plan: Plan = ask.plan
         error = end.error or ErrorInfo("Exception", "")
         if (
             not end.final
@@ -400,15 +445,15 @@ class LiveRun:
         else:
             self._start(following)
 
-    # --- on_error ----------------------------------------------------------------------------------
+    # --- on_error -------------------------------------------------------------------------------
 
     def _ask_handler(self, ask: Ask, error: ErrorInfo, attempts: int) -> None:
-        """Have the `on_error` handler of a failed step executed, before the failure is delivered."""
+        """Have the `on_error` handler of a failed step executed before the failure is delivered."""
         key = ask.key + HANDLER_SUFFIX
         try:
             plan = self._engine.handler_plan(self.run_id, ask, error, attempts)
         except UnknownFunctionError as missing:
-            self._replay.failure = missing
+            self._replay.stop(missing)
             return
         handler = Ask(
             key,
@@ -433,7 +478,7 @@ class LiveRun:
         self._ends.append(failed.write("failed", error=handler.input, deliver=True))
         self._deliver(Outcome(key, True, None, None, error, failed.attempt), main_done)
 
-    # --- the end of the function ---------------------------------------------------------------------
+    # --- the end of the function ----------------------------------------------------------------
 
     def _finish(self, main: asyncio.Task[Any]) -> None:
         replay = self._replay
@@ -502,7 +547,7 @@ class LiveRun:
 
     def _start_nothing(self) -> None:
         """Take back what the next commit would have begun."""
-        self._writes.clear()
+        self._writes = []
         for flight in self._starting:
             if self._flights.get(flight.ask.key) is flight:
                 del self._flights[flight.ask.key]
@@ -513,7 +558,7 @@ class LiveRun:
         ended = {flight.ask.key for flight, _ in self._held}
         return bool(self._flights.keys() - ended)
 
-    # --- the commit ------------------------------------------------------------------------------------
+    # --- the commit -----------------------------------------------------------------------------
 
     def _commit(self, settle: Settle | None) -> None:
         if settle is not None:
@@ -526,9 +571,9 @@ class LiveRun:
                 self.run_id,
                 self._turn + 1,
                 replay.delivered - self._delivered_here,
-                tuple(self._ends),
-                tuple(self._writes),
-                tuple(self._entries),
+                self._ends,
+                self._writes,
+                self._entries,
                 settle,
                 None if settle is not None else replay.cancel_asked,
             ),
@@ -560,10 +605,11 @@ class LiveRun:
                 on_recorded(flight.ask.key, flight.ask.name)
                 if self.gone:
                     return
-        self._held.clear()
-        self._ends.clear()
-        self._entries.clear()
-        self._writes.clear()
+        self._held = []
+        self._ends = []
+        self._writes = []
+        if self._entries:
+            self._entries = []
         self._delivered_here = 0
         if settle is not None:
             self._leave(settle)
@@ -601,8 +647,8 @@ class LiveRun:
             return
         self._run.error = "refused"
         failure = InternalError(f"the store refused the run's records: {error}")
-        self._ends.clear()
-        self._entries.clear()
+        self._ends = []
+        self._entries = []
         self._replay.delivered -= self._delivered_here
         self._delivered_here = 0
         self._commit(Settle("failed", error=ErrorInfo.of(failure).to_json()))
@@ -635,7 +681,8 @@ class LiveRun:
             self._complete_late(flight, end)
         elif self._flights.get(flight.ask.key) is flight:
             self._arrived.append((flight, end))
-            self.advance()
+            if not self._busy:
+                self.advance()
 
     def _complete_late(self, flight: Flight, end: End) -> None:
         """The run ended first; the step's own record still says what became of it."""

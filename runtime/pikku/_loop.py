@@ -95,7 +95,7 @@ class RunLoop:
         self._halted = False
         self.for_asyncio = cast(asyncio.AbstractEventLoop, self)
 
-    # --- what the engine calls --------------------------------------------------------
+    # --- what the engine calls ------------------------------------------------------------------
 
     def run_until_idle(self) -> None:
         """Run what is ready, and what that makes ready, until nothing is.
@@ -148,7 +148,7 @@ class RunLoop:
             self._tasks.clear()
             _leave(host)
 
-    # --- what asyncio calls -------------------------------------------------------------
+    # --- what asyncio calls ---------------------------------------------------------------------
 
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None

@@ -6,11 +6,10 @@ Values (`input`, `result`, `output`, `error`) are JSON text; only the codec look
 
 from __future__ import annotations
 
-import builtins
-import json
+import operator
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, fields
+from typing import Literal, NamedTuple
 
 RunStatus = Literal["running", "suspended", "completed", "failed", "cancelled"]
 FINAL_STATUSES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
@@ -29,58 +28,6 @@ CancelKind = Literal["cancel", "timeout"]
 def step_progress(attempt: int, status: StepStatus) -> int:
     """(attempt, status) as one number that only grows over a step's life."""
     return attempt * 4 + _STEP_RANK[status]
-
-
-class ErrorInfo(NamedTuple):
-    """An error as it is recorded: the class's name, its message, its own code if it has one."""
-
-    type: str
-    message: str
-    code: str | None = None
-    kinds: tuple[str, ...] = ()
-    traceback: str | None = None
-
-    @classmethod
-    def of(cls, error: BaseException, *, traceback: str | None = None) -> ErrorInfo:
-        """The record of *error*, with the names of all its classes for `is_a`."""
-        code = getattr(error, "code", None)
-        kinds = tuple(_class_name(each) for each in type(error).__mro__[:-1])
-        message = getattr(error, "message", None) if code else None
-        text = message if isinstance(message, str) else _message(error)
-        return cls(
-            type(error).__name__, text, code if isinstance(code, str) else None, kinds, traceback
-        )
-
-    def is_a(self, kind: builtins.type[BaseException]) -> bool:
-        """Whether the recorded error was an instance of *kind*."""
-        return _class_name(kind) in self.kinds
-
-    def to_json(self) -> str:
-        return json.dumps(self._asdict(), ensure_ascii=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> ErrorInfo:
-        data: dict[str, Any] = json.loads(text)
-        return cls(
-            data["type"],
-            data["message"],
-            data.get("code"),
-            tuple(data.get("kinds") or ()),
-            data.get("traceback"),
-        )
-
-
-def _class_name(kind: type[BaseException]) -> str:
-    return f"{kind.__module__}:{kind.__qualname__}"
-
-
-def _message(error: BaseException) -> str:
-    try:
-        text = str(error)
-    except Exception as broken:
-        text = f"(its message cannot be shown: {type(broken).__name__})"
-    # A lone surrogate cannot be written as UTF-8, and the record must never fail to be written.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")[:20_000]
 
 
 # --- what a store keeps ----------------------------------------------------------
@@ -122,7 +69,8 @@ class RunRecord:
 class StepRecord:
     """One recorded unit of a run. A store hands out copies.
 
-    `position` is the step's place in the order in which the function asked. `attempt` counts from 1 and includes lost ones; `failures` are the attempts that ended in an
+    `position` is the step's place in the order in which the function asked. `attempt` counts
+    from 1 and includes lost ones; `failures` are the attempts that ended in an
     error, `lost` those whose process died. `worker` is the session that executes or executed the
     current attempt. `delivery` is the place of the outcome in the run's order, once it has one.
     """
@@ -145,6 +93,20 @@ class StepRecord:
     started_us: int | None
     finished_us: int | None
     delivery: int | None
+
+
+_run_values = operator.attrgetter(*(field.name for field in fields(RunRecord)))
+_step_values = operator.attrgetter(*(field.name for field in fields(StepRecord)))
+
+
+def copy_run(run: RunRecord) -> RunRecord:
+    """A run of its own with the same values."""
+    return RunRecord(*_run_values(run))
+
+
+def copy_step(step: StepRecord) -> StepRecord:
+    """A step of its own with the same values."""
+    return StepRecord(*_step_values(step))
 
 
 class HistoryEntry(NamedTuple):
@@ -232,9 +194,9 @@ class Commit(NamedTuple):
     run_id: str
     turn: int
     base: int
-    ends: tuple[StepWrite, ...]
-    asks: tuple[StepWrite, ...]
-    history: tuple[HistoryEntry, ...] = ()
+    ends: Sequence[StepWrite]
+    asks: Sequence[StepWrite]
+    history: Sequence[HistoryEntry] = ()
     settle: Settle | None = None
     cancel_reason: str | None = None
 

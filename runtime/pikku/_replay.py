@@ -1,7 +1,7 @@
 """Deterministic replay of one function: recorded outcomes in, asked-for steps out.
 
-Pure: it awaits no store, reads no clock, and runs no step. Outcomes are handed to the function one at
-a time in the order of their delivery numbers, the next only when none of its tasks can move.
+Pure: it awaits no store, reads no clock, and runs no step. Outcomes are handed to the function one
+at a time in the order of their delivery numbers, the next only when none of its tasks can move.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from pikku._error_info import ErrorInfo
 from pikku._ids import check_step_name, step_key
 from pikku._loop import RunLoop
 from pikku._records import (
     ENDED_STEP,
-    ErrorInfo,
     StepKindName,
     StepRecord,
 )
 from pikku.errors import Discarded, PikkuError, StepFailedError, WorkflowBodyError
 
 
-@dataclass(slots=True, eq=False)
-class Ask:
+class Ask(NamedTuple):
     """One step that the function asked for.
 
     `plan` is what executes it, known to the engine; `decode` turns the recorded JSON text into
@@ -89,6 +87,7 @@ class Replay:
         self.divergence: Divergence | None = None
         self.cancel_asked: str | None = None
         self.failure: PikkuError | None = None
+        self.stopped = False
         self.main: asyncio.Task[Any] | None = None
         self._recorded = {step.key: step for step in history}
         self._order = {
@@ -99,7 +98,6 @@ class Replay:
         self._asked: dict[str, Ask] = {}
         self.new_asks: list[Ask] = []
         self._reached: dict[str, int] = {}
-        self._position = 0
         self._discarded = False
         self._refusals = 0
 
@@ -108,12 +106,12 @@ class Replay:
         """Whether the function still repeats what is recorded."""
         return self.delivered < self.recorded_deliveries
 
-    # --- the function's side -------------------------------------------------------------
+    # --- the function's side --------------------------------------------------------------------
 
     def ask(
         self,
         kind: StepKindName,
-        name: object,
+        name: str,
         target: str,
         *,
         plan: Any,
@@ -127,37 +125,46 @@ class Replay:
             StepNameError: for a name that names nothing.
             WorkflowBodyError: if called from outside the workflow's own tasks.
         """
-        self._refuse_strangers()
-        checked = name if type(name) is str and name in self._reached else check_step_name(name)
-        ordinal = self._reached.get(checked, 0)
-        key = step_key(checked, ordinal)
+        if self._discarded or asyncio._get_running_loop() is not self.loop.for_asyncio:
+            self._refuse_strangers()
+        reached = self._reached
+        ordinal = reached.get(name, -1) + 1 if type(name) is str else 0
+        if ordinal == 0:
+            name = check_step_name(name)
+        key = step_key(name, ordinal) if ordinal else name
         while key in self._asked:
             ordinal += 1
-            key = step_key(checked, ordinal)
-        self._reached[checked] = ordinal + 1
+            key = step_key(name, ordinal)
+        reached[name] = ordinal
         fingerprint = digest(input) if ordinal and digest and input is not None else ""
-        record = self._recorded.get(key)
-        future: asyncio.Future[Any] = self.loop.create_future()
-        position = self._position
-        self._position = position + 1
+        record = self._recorded.get(key) if self._recorded else None
+        future = self.loop.create_future()
         ask = Ask(
-            key, checked, position, kind, target, fingerprint, input, plan, decode, future, record
+            key,
+            name,
+            len(self._asked),
+            kind,
+            target,
+            fingerprint,
+            input,
+            plan,
+            decode,
+            future,
+            record,
         )
         self._asked[key] = ask
-        if record is not None and (
-            record.kind != kind or record.target != target or record.digest != fingerprint
-        ):
+        if record is None:
+            self.new_asks.append(ask)
+        elif record.kind != kind or record.target != target or record.digest != fingerprint:
             self._diverge(ask, record)
-        elif record is None or record.delivery is None:
+        elif record.delivery is None:
             self.new_asks.append(ask)
         return future
 
     def fail(self, error: PikkuError) -> asyncio.Future[Any]:
         """Stop the function from outside: what it asks for cannot be had. Never resolves."""
         self._refuse_strangers()
-        if self.failure is None:
-            self.failure = error
-        self.loop.halt()
+        self.stop(error)
         return self.loop.create_future()
 
     def ask_cancel(self, reason: str) -> asyncio.Future[Any]:
@@ -178,7 +185,7 @@ class Replay:
                 hint="a step's body and other threads have no steps of their own",
             )
 
-    # --- the engine's side -----------------------------------------------------------------
+    # --- the engine's side ----------------------------------------------------------------------
 
     def start(self, function: Callable[[], Coroutine[Any, Any, Any]]) -> None:
         """Call the function and let it run to its first waits."""
@@ -190,7 +197,7 @@ class Replay:
         try:
             self.loop.run_until_idle()
         except WorkflowBodyError as error:
-            self.failure = error
+            self.stop(error)
 
     def take_asks(self) -> list[Ask]:
         """What the function asked for since the last time and has no delivered outcome yet."""
@@ -200,6 +207,13 @@ class Replay:
     def recorded(self, key: str) -> StepRecord | None:
         """The record of the step with this *key*, as it was when the replay began."""
         return self._recorded.get(key)
+
+    def stop(self, error: PikkuError) -> None:
+        """Nothing of the function runs any more, because of *error*."""
+        self.stopped = True
+        if self.failure is None:
+            self.failure = error
+        self.loop.halt()
 
     def deliver(self, outcome: Outcome) -> None:
         """Hand the function its next outcome and let it run.
@@ -231,7 +245,10 @@ class Replay:
                     future.set_exception(
                         StepFailedError(ErrorInfo.of(error), ask.name, outcome.attempt)
                     )
-            self.run()
+            try:
+                self.loop.run_until_idle()
+            except WorkflowBodyError as error:
+                self.stop(error)
 
     def deliver_cancel(self) -> None:
         """Cancel the function: its pending awaits raise `asyncio.CancelledError`."""
@@ -262,6 +279,7 @@ class Replay:
         self._stop(Divergence(ask.key, recorded, found, _calling_line()))
 
     def _stop(self, divergence: Divergence) -> None:
+        self.stopped = True
         if self.divergence is None:
             self.divergence = divergence
         self.loop.halt()

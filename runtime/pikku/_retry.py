@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -80,7 +79,9 @@ class StepPolicy(NamedTuple):
         """The wait before the next attempt, its jitter drawn now and recorded with the step."""
         if self.backoff is NO_DELAY:
             return 0
-        return self.backoff.delay_us(failures, random.random())
+        from random import random
+
+        return self.backoff.delay_us(failures, random())
 
 
 DEFAULT_POLICY = StepPolicy()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Generic
-
-from typing_extensions import TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pikku._durations import Duration, duration_us
-from pikku._records import ErrorInfo, RunStatus
+from pikku._error_info import ErrorInfo
 from pikku.errors import RunCancelledError, RunFailedError, RunNotFoundError
 
 if TYPE_CHECKING:
     from pikku._app import OpenApp
     from pikku._history import HistoryEvent, RunInfo
+    from pikku._records import RunStatus
 
 O_co = TypeVar("O_co", covariant=True)
 

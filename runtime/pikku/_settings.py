@@ -6,9 +6,12 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pikku.errors import SettingError, nearest
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 DEFAULT_STORE = "sqlite:///.pikku/runs.db"
 ENVIRONMENT = {"store": "PIKKU_STORE", "queue_service": "PIKKU_QUEUE_SERVICE"}
@@ -64,6 +67,8 @@ def effective(
 def project_folder(package: str, relative: str | None) -> Path:
     """The folder of the app's pyproject.toml, as seen from its generated *package*; the current
     folder where the package is installed without its project."""
+    from pathlib import Path
+
     module = sys.modules.get(package)
     file = getattr(module, "__file__", None)
     if file is not None and relative is not None:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, overload
-
-from typing_extensions import TypeVar
+from typing import Any, ClassVar, TypeVar, overload
 
 from pikku._app import App
 from pikku._functions import WorkflowRef
@@ -85,6 +81,9 @@ def sync_opener(
         Raises:
             RuntimeError: if called on an event loop; there `async with app:` is the way.
         """
+        import asyncio
+        import threading
+
         if asyncio._get_running_loop() is not None:
             raise RuntimeError("open_app was called on an event loop; write `async with app:`")
         loop = asyncio.new_event_loop()

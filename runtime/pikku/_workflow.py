@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Protocol, overload
-from uuid import UUID
-
-from typing_extensions import TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from pikku._durations import Duration, duration_us
+from pikku._error_info import ErrorInfo
 from pikku._functions import NO_INPUT, RpcRef
-from pikku._records import ErrorInfo
 from pikku._retry import Backoff
 from pikku.errors import DurationError
+
+if TYPE_CHECKING:
+    import asyncio
+    from uuid import UUID
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
@@ -39,37 +39,39 @@ class StepFailure(Generic[I]):
     attempt_count: int
 
 
-class Recorder(Protocol):
-    """Where the steps of one run go; the engine's side of `ctx.workflow`."""
+if TYPE_CHECKING:
 
-    def rpc(
-        self,
-        step: str,
-        target: str,
-        data: Any,
-        retries: int | None,
-        retry_delay: Duration | Backoff | None,
-        timeout: Duration | None,
-        on_error: str | None,
-    ) -> asyncio.Future[Any]: ...
+    class Recorder(Protocol):
+        """Where the steps of one run go; the engine's side of `ctx.workflow`."""
 
-    def inline(
-        self,
-        step: str,
-        target: Callable[[], Any],
-        retries: int | None,
-        retry_delay: Duration | Backoff | None,
-        timeout: Duration | None,
-        on_error: str | None,
-        returns: Any,
-    ) -> asyncio.Future[Any]: ...
+        def rpc(
+            self,
+            step: str,
+            target: str,
+            data: Any,
+            retries: int | None,
+            retry_delay: Duration | Backoff | None,
+            timeout: Duration | None,
+            on_error: str | None,
+        ) -> asyncio.Future[Any]: ...
 
-    def sleep(
-        self, step: str, *, wait_us: int | None = None, until_us: int | None = None
-    ) -> asyncio.Future[Any]: ...
+        def inline(
+            self,
+            step: str,
+            target: Callable[[], Any],
+            retries: int | None,
+            retry_delay: Duration | Backoff | None,
+            timeout: Duration | None,
+            on_error: str | None,
+            returns: Any,
+        ) -> asyncio.Future[Any]: ...
 
-    def side_effect(self, name: str) -> asyncio.Future[Any]: ...
-    def cancel(self, reason: str) -> asyncio.Future[Any]: ...
+        def sleep(
+            self, step: str, *, wait_us: int | None = None, until_us: int | None = None
+        ) -> asyncio.Future[Any]: ...
+
+        def side_effect(self, name: str) -> asyncio.Future[Any]: ...
+        def cancel(self, reason: str) -> asyncio.Future[Any]: ...
 
 
 class WorkflowSteps:

@@ -26,13 +26,12 @@ Messages name what was given and where; hints name the next action.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from pikku._records import ErrorInfo
+    from pikku._error_info import ErrorInfo
 
 
 class PikkuError(Exception):
@@ -51,7 +50,9 @@ class PikkuError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence with the closest names to `name`, or with what there is; empty if there is none."""
+    """A sentence with the names closest to `name`, or with what there is; empty without any."""
+    import difflib
+
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     if close:

@@ -6,7 +6,6 @@ import heapq
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 
 from pikku._clock import Clock, SystemClock
 from pikku._records import (
@@ -18,6 +17,8 @@ from pikku._records import (
     RunFilter,
     RunRecord,
     StepRecord,
+    copy_run,
+    copy_step,
 )
 from pikku.stores.transitions import Timer, carry_out
 
@@ -84,7 +85,7 @@ class MemoryStore:
     async def load_run(self, run_id: str) -> RunRecord | None:
         with self._lock:
             run = self._runs.get(run_id)
-            return run and copy(run)
+            return run and copy_run(run)
 
     async def load_steps(self, run_id: str) -> LoadedRun | None:
         with self._lock:
@@ -106,7 +107,7 @@ class MemoryStore:
                     and (wanted.tag is None or wanted.tag in run.tags)
                     and (wanted.before_us is None or run.created_us < wanted.before_us)
                 ):
-                    found.append(copy(run))
+                    found.append(copy_run(run))
         return found
 
     async def count_runs(self) -> dict[str, int]:
@@ -136,7 +137,7 @@ class MemoryStore:
         run = self._runs.get(run_id)
         if run is None:
             return None
-        return LoadedRun(copy(run), tuple(copy(step) for step in self._steps[run_id].values()))
+        return LoadedRun(copy_run(run), tuple(copy_step(step) for step in self._steps[run_id].values()))
 
     def _next_due(self) -> int | None:
         timers = self._timers
@@ -144,7 +145,7 @@ class MemoryStore:
             heapq.heappop(timers)
         return timers[0].due_us if timers else None
 
-    # --- the workspace of a transition ----------------------------------------------
+    # --- the workspace of a transition ----------------------------------------------------------
 
     def session_exists(self) -> bool:
         return self.session in self._sessions

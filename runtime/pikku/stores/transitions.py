@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from copy import copy
 from typing import Literal, NamedTuple, Protocol, assert_never
 
 from pikku._records import (
@@ -31,6 +30,7 @@ from pikku._records import (
     Settle,
     StepRecord,
     StepWrite,
+    copy_run,
     step_progress,
 )
 from pikku.stores.base import INLINE_QUEUE, ORCHESTRATOR_QUEUE
@@ -115,7 +115,7 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
     """A new run, owned by the session or queued; or the one that was there."""
     found = work.run(op.run_id)
     if found is not None:
-        return OpResult("exists", copy(found))
+        return OpResult("exists", copy_run(found))
     claimed = op.claim and work.session_exists()
     now = work.now_us
     run = RunRecord(
@@ -148,7 +148,7 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
         work.enqueue(queue_of(run), op.run_id)
     if op.timeout_us is not None:
         work.add_timer(Timer(now + op.timeout_us, op.run_id, "", "timeout"))
-    return OK if claimed else OpResult("ok", copy(run))
+    return OK if claimed else OpResult("ok", copy_run(run))
 
 
 def commit(work: Workspace, op: Commit) -> OpResult:

@@ -8,9 +8,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self
-
-from typing_extensions import TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from pikku._app import App, OpenApp
 from pikku._durations import Duration, duration_us
@@ -132,7 +130,7 @@ class WorkflowLab(Generic[S]):
         engine.on_execute = self._on_execute
         engine.fakes = object.__getattribute__(self.fakes, "by_name")
 
-    # --- what a test does --------------------------------------------------------------------
+    # --- what a test does -----------------------------------------------------------------------
 
     async def advance(self, duration: Duration) -> None:
         """Let that much time pass, timer by timer, and let the app settle after each."""

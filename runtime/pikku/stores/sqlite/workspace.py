@@ -137,7 +137,7 @@ class SqliteWorkspace:
         due: int | None = self._execute(QUERIES["next_due"]).fetchone()[0]
         return due
 
-    # --- the workspace of a transition ----------------------------------------------
+    # --- the workspace of a transition ----------------------------------------------------------
 
     def session_exists(self) -> bool:
         if self._alive is None:
