@@ -130,10 +130,14 @@ class Committer:
             else:
                 self.in_flight = False
                 self._failures = 0
-                for done, result in zip(dones, reply.results, strict=True):
-                    done(result)
-                self._impatient.difference_update(dones)
-                self._on_reply(reply)
+                try:
+                    for done, result in zip(dones, reply.results, strict=True):
+                        done(result)
+                    self._on_reply(reply)
+                except Exception:
+                    log.critical("a bug in pikku", exc_info=True)
+                if self._impatient:
+                    self._impatient.difference_update(dones)
             if self._busy() or time.monotonic() - last_yield > SPIN_SECONDS:
                 await asyncio.sleep(0)
                 last_yield = time.monotonic()

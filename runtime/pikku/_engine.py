@@ -167,10 +167,10 @@ class Engine:
                 handle.cancel()
         for live in list(self._live.values()):
             live.advance()
-        if drain:
-            await self.bodies.wait_until_quiet(self.options.drain_seconds)
-        for live in list(self._live.values()):
-            live.advance()
+        until = self.loop.time() + (self.options.drain_seconds if drain else 0.0)
+        while any(live.moving for live in self._live.values()) and self.loop.time() < until:
+            await self.bodies.wait_until_quiet(until - self.loop.time())
+            await asyncio.sleep(0.001)
         while any(live.moving for live in self._live.values()):
             for live in list(self._live.values()):
                 live.hand_back()

@@ -31,12 +31,14 @@ class ErrorInfo(NamedTuple):
         return _class_name(kind) in self.kinds
 
     def to_json(self) -> str:
+        """The text that a store keeps."""
         import json
 
         return json.dumps(self._asdict(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> ErrorInfo:
+        """The error that such a text stands for."""
         import json
 
         data: dict[str, Any] = json.loads(text)

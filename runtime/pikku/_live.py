@@ -13,7 +13,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from pikku._bodies import End, Plan
+from pikku._bodies import End, Plan, trimmed_traceback
 from pikku._clock import Alarm
 from pikku._error_info import ErrorInfo
 from pikku._functions import WiredWorkflow
@@ -30,11 +30,12 @@ from pikku._records import (
     StepStatus,
     StepWrite,
 )
-from pikku._replay import NOT_DECODED, Ask, Outcome, Replay
+from pikku._replay import NOT_DECODED, Ask, Divergence, Outcome, Replay
 from pikku.errors import (
     CorruptStateError,
     InternalError,
     NonDeterminismError,
+    PayloadError,
     PikkuError,
     PoisonedStepError,
     RunTimeoutError,
@@ -52,14 +53,15 @@ HANDLER_SUFFIX = " (on_error)"
 class Flight:
     """One attempt of a step, from its decision to the record of its outcome."""
 
-    __slots__ = ("ask", "attempt", "failures", "lost", "requested")
+    __slots__ = ("ask", "attempt", "called_off", "failures", "lost", "requested")
 
     def __init__(self, ask: Ask, attempt: int, failures: int, lost: int) -> None:
         self.ask = ask
         self.attempt = attempt
         self.failures = failures
         self.lost = lost
-        self.requested = False  # whether the attempt is asked to stop: `Cancellation`
+        self.requested = False  # asked to stop, by a timeout or a cancel
+        self.called_off = False  # the run was cancelled: no further attempt
 
     def write(
         self,
@@ -206,6 +208,24 @@ class LiveRun:
         """Deliver what there is, in order, and commit what follows from it."""
         if self._busy or self.gone:
             return
+        try:
+            self._take_turn()
+        except Exception as error:
+            self._broken(error)
+
+    def _broken(self, error: Exception) -> None:
+        """A bug of ours: the run stands still, with all that is recorded, until it is resumed."""
+        log.critical("run %s is suspended by a bug in pikku", self.run_id, exc_info=error)
+        if self._busy:
+            self.drop()
+            return
+        self._ends, self._entries, self._held = [], [], []
+        self._replay.delivered -= self._delivered_here
+        self._delivered_here = 0
+        info = ErrorInfo.of(InternalError(repr(error)), traceback=trimmed_traceback(error))
+        self._commit(Settle("suspended", error=info.to_json(), reason="internal_error"))
+
+    def _take_turn(self) -> None:
         replay = self._replay
         main = replay.main
         if main is None:
@@ -263,8 +283,9 @@ class LiveRun:
     def _begin_cancel(self) -> None:
         self._cancelled = True
         self._waiting.clear()
+        self._start_nothing()
         for flight in self._flights.values():
-            flight.requested = True
+            flight.requested = flight.called_off = True
         clock = self._engine.clock
         self._call_off_at(clock.now_us() + self._engine.options.cleanup_timeout_us)
         self._replay.deliver_cancel()
@@ -406,7 +427,7 @@ class LiveRun:
         if (
             not end.final
             and plan.policy.allows_another(flight.failures + 1)
-            and not flight.requested
+            and not flight.called_off
         ):
             self._retry(flight, end, error)
             return
@@ -490,18 +511,26 @@ class LiveRun:
                 return
             self._commit(self._cancelled_settle())
         elif replay.divergence is not None:
-            error = NonDeterminismError(
-                f"run {self.run_id} of {self.wired.name!r}: {replay.divergence.message()}"
-            )
-            log.error("%s", error)
-            self._suspend("nondeterminism", error)
+            self._diverged(replay.divergence)
         elif isinstance(replay.failure, UnknownFunctionError):
             log.error("run %s of %r: %s", self.run_id, self.wired.name, replay.failure)
             self._suspend("missing_function", replay.failure)
+        elif isinstance(replay.failure, PayloadError):
+            log.error("run %s of %r: %s", self.run_id, self.wired.name, replay.failure)
+            self._suspend("nondeterminism", replay.failure)
         elif replay.failure is not None:
             self._commit(Settle("failed", error=ErrorInfo.of(replay.failure).to_json()))
+        elif (forgotten := replay.never_asked()) is not None:
+            self._diverged(forgotten)
         else:
             self._commit(self._result(main))
+
+    def _diverged(self, divergence: Divergence) -> None:
+        error = NonDeterminismError(
+            f"run {self.run_id} of {self.wired.name!r}: {divergence.message()}"
+        )
+        log.error("%s", error)
+        self._suspend("nondeterminism", error)
 
     def _suspend(self, reason: str, error: PikkuError) -> None:
         text = ErrorInfo.of(error)._replace(message=f"{error.message} ({error.hint})").to_json()
@@ -625,9 +654,11 @@ class LiveRun:
             return
         starting, self._starting = self._starting, []
         self._busy = True  # what ends at once waits for the others, and is committed with them
-        for flight in starting:
-            self._engine.execute(self, flight)
-        self._busy = False
+        try:
+            for flight in starting:
+                self._engine.execute(self, flight)
+        finally:
+            self._busy = False
         self.advance()
 
     def _leave(self, settle: Settle) -> None:

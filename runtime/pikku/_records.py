@@ -21,7 +21,7 @@ _STEP_RANK = {"pending": 0, "scheduled": 1, "running": 2, "failed": 3, "succeede
 
 StepKindName = Literal["rpc", "inline", "sleep", "side_effect", "on_error"]
 
-SuspendReason = Literal["nondeterminism", "missing_function", "requested"]
+SuspendReason = Literal["nondeterminism", "missing_function", "requested", "internal_error"]
 CancelKind = Literal["cancel", "timeout"]
 
 

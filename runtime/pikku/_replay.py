@@ -242,9 +242,8 @@ class Replay:
                 try:
                     future.set_result(ask.decode(outcome.text))
                 except PikkuError as error:
-                    future.set_exception(
-                        StepFailedError(ErrorInfo.of(error), ask.name, outcome.attempt)
-                    )
+                    self.stop(error)
+                    return
             try:
                 self.loop.run_until_idle()
             except WorkflowBodyError as error:
@@ -265,6 +264,14 @@ class Replay:
         failed = step.status == "failed"
         error = ErrorInfo.from_json(step.error) if failed and step.error else None
         return Outcome(step.key, failed, step.result, NOT_DECODED, error, step.attempt)
+
+    def never_asked(self) -> Divergence | None:
+        """A recorded step that the function has returned without asking for."""
+        for key, step in self._recorded.items():
+            if key not in self._asked and step.kind != "on_error":
+                recorded = _described(step.kind, step.target)
+                return Divergence(key, recorded, "has returned without it", "")
+        return None
 
     def discard(self) -> None:
         """Throw the function away. Its `finally` blocks may run; no step of theirs is asked for."""

@@ -137,7 +137,9 @@ class MemoryStore:
         run = self._runs.get(run_id)
         if run is None:
             return None
-        return LoadedRun(copy_run(run), tuple(copy_step(step) for step in self._steps[run_id].values()))
+        return LoadedRun(
+            copy_run(run), tuple(copy_step(step) for step in self._steps[run_id].values())
+        )
 
     def _next_due(self) -> int | None:
         timers = self._timers

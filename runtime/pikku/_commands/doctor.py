@@ -1,0 +1,6 @@
+"""x"""
+import click
+
+
+@click.command()
+def doctor() -> None: ...

@@ -1,0 +1,218 @@
+"""Hosting the engine from a command: open, follow a run, stop on a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pikku._commands.output import printable, shortened, tell
+from pikku._commands.waiting import Wait, progress_line, wait_of
+from pikku._records import ENDED_STEP, FINAL_STATUSES, LoadedRun
+from pikku.errors import ConfigurationError, PikkuError, ResultTimeoutError, RunNotFoundError
+
+if TYPE_CHECKING:
+    from pikku._app import App
+    from pikku._engine import Engine
+    from pikku.stores.base import Store
+
+T = TypeVar("T")
+FOLLOW_SECONDS = 0.05
+
+
+class Stopped(Exception):
+    """A signal asked the command to stop; its app was closed in good order."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.number
+
+
+@asynccontextmanager
+async def hosting(app: App[Any], store: str | None, *, sticky: bool) -> AsyncGenerator[Engine, None]:
+    """The engine of *app*, open. Without *sticky*, a run that only waits leaves this process.
+
+    Raises:
+        ConfigurationError: if one of the app's own modules cannot be imported.
+    """
+    from pikku._engine import EngineOptions
+
+    try:
+        app.register()
+    except (PikkuError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        tell(_own_frames(error))
+        raise ConfigurationError(
+            f"a module of {app.package} cannot be imported: {type(error).__name__}: {error}",
+            hint="the traceback is above",
+        ) from error
+    options = EngineOptions() if sticky else EngineOptions(sticky=0)
+    async with app.open(store=store, options=options):
+        yield app.opened.engine
+
+
+def _own_frames(error: Exception) -> str:
+    """The traceback of *error* without the frames of the import system and of this program."""
+    import traceback
+
+    shown = traceback.TracebackException.from_exception(error)
+    frames = [
+        frame
+        for frame in shown.stack
+        if not frame.filename.startswith("<frozen") and "importlib" not in frame.filename
+    ]
+    own = [frame for frame in frames if f"{os.sep}pikku{os.sep}_" not in frame.filename]
+    shown.stack = traceback.StackSummary.from_list(own)
+    return printable("".join(shown.format()).rstrip())
+
+
+class Stop:
+    """SIGINT and SIGTERM: the first one asks to stop, the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.number = 0
+
+    def __enter__(self) -> Stop:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._received, number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    def _received(self, number: int) -> None:
+        if self.asked.is_set():
+            tell(f"{signal.Signals(number).name} again: stopped at once")
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(128 + number)
+        self.number = number
+        tell(f"{signal.Signals(number).name}: finishing what is under way; once more to stop at once")
+        self.asked.set()
+
+    async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T:
+        """What *work* returns.
+
+        Raises:
+            Stopped: if a signal comes first; *work* is cancelled then.
+        """
+        task = asyncio.ensure_future(work)
+        asked = asyncio.ensure_future(self.asked.wait())
+        try:
+            await asyncio.wait({task, asked}, return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            asked.cancel()
+            if not task.done():
+                task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await task
+        raise Stopped(self.number)
+
+
+def run_until_stopped(main: Callable[[Stop], Coroutine[Any, Any, T]]) -> T:
+    """What the coroutine of *main* returns, on a loop of its own; a signal ends the command."""
+
+    async def guarded() -> T:
+        with Stop() as stop:
+            return await main(stop)
+
+    try:
+        return asyncio.run(guarded())
+    except Stopped as stopped:
+        click.get_current_context().exit(stopped.exit_code)
+
+
+async def follow(
+    store: Store,
+    run_id: str,
+    *,
+    new: bool,
+    to_the_end: bool,
+    timeout_us: int | None = None,
+    tell_progress: Callable[[str], None] = tell,
+) -> tuple[LoadedRun, Wait]:
+    """The run once it is final, or once it only waits unless *to_the_end*; what happens is told,
+    and unless the run is *new*, what was recorded before.
+
+    Raises:
+        RunNotFoundError: if there is none.
+        ResultTimeoutError: if that takes longer than *timeout_us*; the run goes on.
+    """
+    try:
+        async with asyncio.timeout(None if timeout_us is None else timeout_us / 1e6):
+            return await _follow(store, run_id, new, to_the_end, tell_progress)
+    except TimeoutError:
+        raise ResultTimeoutError(
+            f"run {run_id} did not end within {(timeout_us or 0) / 1e6:g} s",
+            hint=f"it goes on with: pikku runs resume {run_id} --wait",
+        ) from None
+
+
+async def _follow(
+    store: Store, run_id: str, new: bool, to_the_end: bool, tell_progress: Callable[[str], None]
+) -> tuple[LoadedRun, Wait]:
+    told: dict[str, tuple[int, str]] | None = {} if new else None
+    seen: tuple[object, ...] | None = None
+    while True:
+        run = await store.load_run(run_id)
+        if run is None:
+            raise RunNotFoundError(run_id, store=store.address)
+        now = (run.turn, run.deliveries, run.status, run.owner, run.queued)
+        if now != seen:
+            loaded = await store.load_steps(run_id)
+            if loaded is None:
+                raise RunNotFoundError(run_id, store=store.address)
+            seen = now
+            told = _tell_news(loaded, told, tell_progress)
+            wait = wait_of(loaded, store.clock.now_us())
+            if loaded.run.status in FINAL_STATUSES:
+                return loaded, wait
+            if not to_the_end and wait.kind in ("sleep", "retry", "resume"):
+                return loaded, wait
+        await asyncio.sleep(FOLLOW_SECONDS)
+
+
+def _tell_news(
+    loaded: LoadedRun,
+    told: dict[str, tuple[int, str]] | None,
+    tell_progress: Callable[[str], None],
+) -> dict[str, tuple[int, str]]:
+    """Tell which steps moved since *told*, and return where they are now."""
+    news: dict[str, tuple[int, str]] = {}
+    for step in loaded.steps:
+        news[step.key] = (step.attempt, step.status)
+        line = progress_line(step)
+        if line is None or (told is not None and told.get(step.key) == news[step.key]):
+            continue
+        if told is None and step.status in ENDED_STEP:
+            line = f"{step.key}: recorded before ({step.status})"
+        tell_progress(f"  {shortened(line, 200)}")
+    return news
+
+
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Show what pikku logs, with the time and the run's fields."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    if not root.handlers:
+        root.addHandler(handler)
+    logging.getLogger("pikku").setLevel(level)

@@ -1,0 +1,73 @@
+"""What the commands print: data on stdout, everything else on stderr, colour where it is welcome."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+import click
+
+if TYPE_CHECKING:
+    from pikku.errors import PikkuError
+
+
+def is_colored(stream: TextIO) -> bool:
+    """Whether *stream* gets colour: NO_COLOR forbids it, FORCE_COLOR asks for it, else a terminal
+    does."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    return bool(os.environ.get("FORCE_COLOR")) or stream.isatty()
+
+
+def put(text: str = "") -> None:
+    """A line of data, on stdout."""
+    click.echo(text, color=is_colored(sys.stdout))
+
+
+def tell(text: str = "") -> None:
+    """A line about what happens, on stderr."""
+    click.echo(text, err=True, color=is_colored(sys.stderr))
+
+
+def put_json(value: Any) -> None:
+    """One JSON document on one line of stdout."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def complain(error: PikkuError) -> None:
+    """An error and the way out of it, on stderr."""
+    message = " ".join(printable(error.message).split())
+    tell(f"{click.style('error:', fg='red', bold=True)} {error.code} {message}")
+    if error.hint:
+        tell(f"{click.style('help:', fg='cyan')} {error.hint}")
+
+
+def printable(text: str) -> str:
+    """*text* with line ends kept and what could steer a terminal shown as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+def shortened(text: str, width: int) -> str:
+    """*text* on one line of at most *width* characters."""
+    line = printable(" ".join(text.split()))
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def columns(rows: list[tuple[str, ...]]) -> list[str]:
+    """*rows* as lines whose columns are aligned; the last column is left as it is."""
+    if not rows:
+        return []
+    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
+    return [
+        "  ".join(
+            [cell.ljust(width) for cell, width in zip(row, widths, strict=False)] + [row[-1]]
+        ).rstrip()
+        for row in rows
+    ]

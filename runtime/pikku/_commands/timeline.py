@@ -1,0 +1,158 @@
+"""A run in the terminal: what it is, each step with its attempts, and what comes next."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from pikku import ErrorInfo
+from pikku._clock import as_datetime
+from pikku._commands.output import columns, printable, shortened
+from pikku._commands.waiting import Wait, suspension_of, value
+from pikku._durations import format_us
+from pikku._records import HistoryEntry, LoadedRun, RunRecord, StepRecord
+
+VALUE_WIDTH = 100
+_COLORS = {
+    "completed": "green",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+    "suspended": "yellow",
+    "running": "cyan",
+    "scheduled": "cyan",
+}
+_ATTEMPT_KINDS = {
+    "attempt_failed": "failed",
+    "attempt_lost": "lost with its process",
+    "handed_back": "handed back",
+}
+
+
+def colored(status: str) -> str:
+    """A status in its colour."""
+    return click.style(status, fg=_COLORS.get(status))
+
+
+def run_lines(runs: Sequence[RunRecord]) -> list[str]:
+    """A line a run, with the columns named on top."""
+    rows = [("RUN", "WORKFLOW", "STATUS", "STARTED (UTC)", "TOOK", "TAGS")]
+    for run in runs:
+        took = format_us(run.finished_us - run.created_us) if run.finished_us else ""
+        rows.append(
+            (
+                run.run_id,
+                printable(run.workflow),
+                run.status,
+                f"{as_datetime(run.created_us):%Y-%m-%d %H:%M:%S}",
+                took,
+                printable(" ".join(run.tags)),
+            )
+        )
+    return columns(rows)
+
+
+def timeline(
+    loaded: LoadedRun, entries: Sequence[HistoryEntry], wait: Wait, now_us: int
+) -> list[str]:
+    """The whole picture of one run."""
+    run = loaded.run
+    lines = [f"{printable(run.workflow)}  {run.run_id}  {colored(run.status)}"]
+    facts = [("started", f"{as_datetime(run.created_us):%Y-%m-%d %H:%M:%S} UTC")]
+    if run.finished_us is not None:
+        facts.append(("took", format_us(run.finished_us - run.created_us)))
+    if run.tags:
+        facts.append(("tags", printable(", ".join(run.tags))))
+    if run.input != "null":
+        facts.append(("input", _shown(run.input)))
+    if run.status == "completed":
+        facts.append(("output", _shown(run.output)))
+    if run.cancel_us is not None:
+        facts.append(("cancel", f"requested: {printable(run.cancel_reason or '')}"))
+    lines += [f"  {line}" for line in columns(facts)]
+    if loaded.steps:
+        lines += ["", *_step_lines(loaded.steps, entries, now_us)]
+    lines += _ending(run, wait)
+    return lines
+
+
+def _step_lines(
+    steps: Sequence[StepRecord], entries: Sequence[HistoryEntry], now_us: int
+) -> list[str]:
+    attempts: defaultdict[str, list[HistoryEntry]] = defaultdict(list)
+    for entry in entries:
+        if entry.step is not None and entry.kind in _ATTEMPT_KINDS:
+            attempts[entry.step].append(entry)
+    width = min(max(len(printable(step.key)) for step in steps), 60)
+    lines: list[str] = []
+    for step in steps:
+        name = shortened(step.key, 60).ljust(width)
+        status = colored(step.status) + " " * (9 - len(step.status))
+        target = step.target if step.kind == "rpc" else step.kind.replace("_", " ")
+        lines.append(f"  {status}  {name}  {printable(target)}{_span(step, now_us)}")
+        for entry in attempts[step.key]:
+            at = f"{as_datetime(entry.at_us):%H:%M:%S}"
+            what = _ATTEMPT_KINDS[entry.kind]
+            why = _error_sentence(entry.data)
+            lines.append(
+                f"             attempt {entry.attempt} {what} at {at}" + (f": {why}" if why else "")
+            )
+        if step.status == "failed":
+            lines.append(f"             {_error_sentence(step.error)}")
+    return lines
+
+
+def _span(step: StepRecord, now_us: int) -> str:
+    if step.kind == "sleep":
+        if step.finished_us is not None:
+            return f", {format_us(step.finished_us - step.created_us)}"
+        if step.due_us is None:
+            return ""
+        left = f", {format_us(step.due_us - now_us)} left" if step.due_us > now_us else ", due"
+        return f", sleeping until {as_datetime(step.due_us):%H:%M:%S} UTC{left}"
+    if step.status == "scheduled" and step.due_us is not None:
+        return f", attempt {step.attempt} at {as_datetime(step.due_us):%H:%M:%S} UTC"
+    attempts = f", {step.attempt} attempts" if step.attempt > 1 else ""
+    if step.started_us is None:
+        return attempts
+    if step.finished_us is None:
+        return f"{attempts}, for {format_us(max(0, now_us - step.started_us))}"
+    return f"{attempts}, {format_us(step.finished_us - step.started_us)}"
+
+
+def _ending(run: RunRecord, wait: Wait) -> list[str]:
+    if run.status == "failed":
+        return ["", f"failed: {_error_sentence(run.error)}"]
+    if run.status == "cancelled":
+        return ["", f"cancelled: {printable(run.cancel_reason or '')}"]
+    suspension = suspension_of(run)
+    if suspension is not None:
+        return [
+            "",
+            f"suspended ({suspension.reason}): {printable(suspension.explanation)}",
+            f"what to do: {suspension.remedy}",
+        ]
+    if wait.kind == "nothing":
+        return []
+    go_on = f"pikku worker, or: pikku runs resume {run.run_id} --wait"
+    if wait.kind == "host":
+        return ["", wait.sentence, f"what to do: {go_on}"]
+    return ["", printable(wait.sentence), f"executed by any process that hosts the app: {go_on}"]
+
+
+def _error_sentence(text: str | None) -> str:
+    if text is None:
+        return ""
+    data: Any = value(text)
+    if isinstance(data, dict) and "type" in data:
+        error = ErrorInfo.from_json(text)
+        return printable(f"{error.type}: {error.message}")
+    return shortened(str(data), VALUE_WIDTH)
+
+
+def _shown(text: str | None) -> str:
+    return shortened(json.dumps(value(text), ensure_ascii=False), VALUE_WIDTH)
