@@ -104,8 +104,10 @@ class App(Generic[S_co]):
         self.package = package
         self._bootstrap = bootstrap
         self._services = services
-        self._context = context or FunctionContext
-        self._workflow_context = workflow_context or WorkflowFunctionContext
+        self._context: type[Any] = context or FunctionContext[Any, Any]
+        self._workflow_context: type[Any] = (
+            workflow_context or WorkflowFunctionContext[Any, Any, Any]
+        )
         self._rpc = _argument(self._context, FunctionContext, 1, RpcAttributes)
         self._rpc_refs = _argument(
             self._workflow_context, WorkflowFunctionContext, 1, RpcRefAttributes
@@ -406,7 +408,7 @@ class Contexts:
             step = StepContext("", new_run_id(), "", 1, _Wanted())
         return self._function(step, {"run_id": step.run_id, "step": step.name, "function": name})
 
-    def _function(self, step: StepContext, extra: dict[str, object]) -> Any:
+    def _function(self, step: StepContext, extra: Mapping[str, object]) -> Any:
         from pikku._logging import ContextLogger
 
         app = self._app

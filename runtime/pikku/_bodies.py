@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from pikku._clock import Alarm, Clock
 from pikku._error_info import ErrorInfo
@@ -201,8 +201,8 @@ class Bodies:
             raise
         except BaseException as error:
             return _failure(plan, error)
-        if type(made) is CoroutineType:
-            return made
+        if isinstance(made, CoroutineType):
+            return cast("Coroutine[Any, Any, Any]", made)
         return _success(plan, made)
 
     # --- the three ways to run ------------------------------------------------------------------

@@ -18,6 +18,9 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from pikku.errors import DeclarationError, InvalidInputError, PayloadError
 
+# `type` itself, for values of which the checker knows nothing.
+_type_of: Callable[[Any], type[Any]] = type
+
 ANNOTATE = "declare its type: annotate the function's return, or pass returns=T to `do`"
 
 
@@ -59,7 +62,7 @@ class PlainCodec:
     dicts of these, and nothing that merely behaves like them."""
 
     def encode(self, value: Any, where: str) -> tuple[str, Any]:
-        kind = type(value)
+        kind = _type_of(value)
         if kind is str or kind is int or kind is bool or value is None:
             return _to_text(value, where), value
         _check_plain(value, where, "value", 0)
@@ -181,19 +184,20 @@ def first_difference(left: str, right: str) -> str:
     """The path of the first value in which two JSON texts differ."""
 
     def walk(a: Any, b: Any, path: str) -> str | None:
-        if isinstance(a, dict) and isinstance(b, dict):
-            for key in [*a, *(key for key in b if key not in a)]:
+        if _type_of(a) is dict and _type_of(b) is dict:
+            keys: list[str] = [*a, *(key for key in b if key not in a)]
+            for key in keys:
                 if key not in a or key not in b:
                     return f"{path}.{key}"
                 if found := walk(a[key], b[key], f"{path}.{key}"):
                     return found
             return None
-        if isinstance(a, list) and isinstance(b, list):
+        if _type_of(a) is list and _type_of(b) is list:
             for index, (x, y) in enumerate(zip(a, b, strict=False)):
                 if found := walk(x, y, f"{path}[{index}]"):
                     return found
             return None if len(a) == len(b) else f"{path}[{min(len(a), len(b))}]"
-        return None if type(a) is type(b) and a == b else path
+        return None if _type_of(a) is _type_of(b) and a == b else path
 
     return walk(from_json(left), from_json(right), "input") or "input"
 
@@ -222,7 +226,7 @@ _SCALARS = frozenset({str, int, bool, type(None)})
 
 
 def _check_plain(value: Any, where: str, path: str, depth: int) -> None:
-    kind = type(value)
+    kind = _type_of(value)
     if kind is str or kind is int or kind is bool or value is None:
         return
     if kind is float:
@@ -250,8 +254,8 @@ def _check_plain(value: Any, where: str, path: str, depth: int) -> None:
 
 def _check_same(decoded: Any, value: Any, where: str, path: str, depth: int) -> None:
     """Whether the decoded value is the original again: equal, and of the same classes."""
-    kind = type(value)
-    if type(decoded) is not kind:
+    kind = _type_of(value)
+    if _type_of(decoded) is not kind:
         raise PayloadError(
             where,
             path,

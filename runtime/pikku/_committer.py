@@ -57,11 +57,12 @@ class Committer:
         self._failures = 0
         self.in_flight = False
         self._asleep = False
+        self.requests = 0
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is on its way."""
-        return not self.in_flight and not self._ops
+        """Whether nothing is on its way, and nobody is about to go on with an answer."""
+        return not self.in_flight and not self._ops and not self.requests
 
     def submit(self, op: Op, done: Done) -> None:
         """Send *op* with the next call, and again until the store has taken it."""
@@ -90,7 +91,12 @@ class Committer:
 
         self._impatient.add(done)
         self.submit(op, done)
-        return await answer
+        self.requests += 1
+        try:
+            return await answer
+        finally:
+            self.requests -= 1
+            asyncio.get_running_loop().call_soon(self._on_idle)
 
     def poke(self) -> None:
         """Make a call even if there is nothing to send: for claims and mail."""

@@ -201,7 +201,7 @@ class Engine:
         for live in list(self._live.values()):
             if live.started is not None and not live.started.done():
                 live.started.set_result(None)
-            live.gone = True
+            live.abandon()
         for task in self._tasks:
             task.cancel()
         self._live.clear()

@@ -28,7 +28,13 @@ I_contra = TypeVar("I_contra", contravariant=True)
 O_co = TypeVar("O_co", covariant=True)
 T = TypeVar("T")
 
-NO_INPUT: Any = type("NoInput", (), {"__repr__": lambda self: "no input"})()
+
+class _NoInput:
+    def __repr__(self) -> str:
+        return "no input"
+
+
+NO_INPUT: Any = _NoInput()
 
 
 # --- references: what names a target ------------------------------------------------------
@@ -293,7 +299,11 @@ class Registry:
             DeclarationError: if its parameters or options cannot work.
         """
         if func is None:
-            return lambda each: self.pikku_func(each, **options)
+
+            def decorate(each: Callable[..., Any]) -> Any:
+                return self.pikku_func(each, **options)
+
+            return decorate
         made: Func[Any, Any] = Func(func, **options)
         there = self.functions.get(made.name)
         if there is not None and there.declaration.place != made.declaration.place:
@@ -311,7 +321,11 @@ class Registry:
             DeclarationError: if it is not `async def`, or its parameters cannot work.
         """
         if func is None:
-            return lambda each: self.pikku_workflow_func(each, **options)
+
+            def decorate(each: Callable[..., Any]) -> Any:
+                return self.pikku_workflow_func(each, **options)
+
+            return decorate
         return Workflow[Any, Any](func, **options)
 
     def wire_workflow(

@@ -18,6 +18,7 @@ from pikku._clock import Alarm
 from pikku._error_info import ErrorInfo
 from pikku._functions import WiredWorkflow
 from pikku._records import (
+    ENDED_STEP,
     CancelKind,
     Commit,
     CompleteStep,
@@ -196,6 +197,11 @@ class LiveRun:
         for flight in self._flights.values():
             flight.requested = True
         self._engine.forget(self)
+
+    def abandon(self) -> None:
+        """Be gone as with a dying process."""
+        self.gone = True
+        self._replay.discard()
 
     @property
     def moving(self) -> bool:
@@ -626,14 +632,15 @@ class LiveRun:
 
     def _recorded(self, settle: Settle | None) -> None:
         self._turn += 1
-        on_recorded = self._engine.on_recorded
         for flight, _ in self._held:
             if self._flights.get(flight.ask.key) is flight:
                 del self._flights[flight.ask.key]
-            if on_recorded is not None:
-                on_recorded(flight.ask.key, flight.ask.name)
-                if self.gone:
-                    return
+        if self._engine.on_recorded is not None:
+            for write in self._ends:
+                if write.status in ENDED_STEP and not self.gone:
+                    self._engine.on_recorded(write.key, self._replay.name_of(write.key))
+            if self.gone:
+                return
         self._held = []
         self._ends = []
         self._writes = []

@@ -215,6 +215,11 @@ class Replay:
             self.failure = error
         self.loop.halt()
 
+    def name_of(self, key: str) -> str:
+        """The name under which the step with this *key* was asked for."""
+        ask = self._asked.get(key)
+        return ask.name if ask is not None else key
+
     def deliver(self, outcome: Outcome) -> None:
         """Hand the function its next outcome and let it run.
 

@@ -45,8 +45,10 @@ class Backoff:
 
     def delay_us(self, failures: int, draw: float) -> int:
         """The wait after the *failures*-th failure (from 1); *draw* is uniform in 0 to 1."""
-        exponent = min(failures - 1, 200)
-        wait = min(float(self.cap_us), self.base_us * self.factor**exponent)
+        try:
+            wait = min(float(self.cap_us), self.base_us * self.factor ** (failures - 1))
+        except OverflowError:
+            wait = float(self.cap_us)
         return int(wait * (1.0 - self.jitter * draw))
 
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 S = TypeVar("S")
 
+# A body that is not over after this long (in real time) waits for something that `advance` may
+# bring about, such as its own timeout.
+BODIES_AT_MOST_SECONDS = 0.1
+
 
 class Fakes:
     """Stand-ins for functions: `lab.fakes.charge = lambda data: Receipt("p1")`.
@@ -133,20 +137,30 @@ class WorkflowLab(Generic[S]):
     # --- what a test does -----------------------------------------------------------------------
 
     async def advance(self, duration: Duration) -> None:
-        """Let that much time pass, timer by timer, and let the app settle after each."""
+        """Let that much time pass, timer by timer, and let the app settle after each.
+
+        A step's body that still runs then is let alone, so that time can reach its timeout.
+        """
         until = self.clock.now_us() + duration_us(duration)
-        await self.settle()
+        await self._settle(BODIES_AT_MOST_SECONDS)
         while (due := self.clock.next_alarm_us()) is not None and due <= until:
             self.clock.move_to(due)
-            await self.settle()
+            await self._settle(BODIES_AT_MOST_SECONDS)
         self.clock.move_to(until)
-        await self.settle()
+        await self._settle(BODIES_AT_MOST_SECONDS)
 
     async def settle(self) -> None:
         """Wait until nothing is under way: every run has ended, or waits for time or a word."""
-        while not self._crashed and not self._opened.engine.is_quiet:
-            self._rested.clear()
-            await self._rested.wait()
+        await self._settle(None)
+
+    async def _settle(self, at_most_seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(at_most_seconds):
+                while not self._crashed and not self._opened.engine.is_quiet:
+                    self._rested.clear()
+                    await self._rested.wait()
+        except TimeoutError:
+            pass
 
     def crash_after(self, step: str) -> None:
         """Let the process die, so to say, when the outcome of *step* (a name, or a key such as

@@ -1,0 +1,34 @@
+"""The child process of one workload: `python -m bench.child WORKLOAD OPTIONS`.
+
+Prints one line of JSON, a list of metrics in the order of the workload's cells.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from .generation import generate
+from .imports import probe
+
+ENGINE = {"steps": "steps", "long": "long_runs", "pile": "pile", "record": "record"}
+ENGINE["replay"] = "replay"
+
+
+def perform(workload: str, options: dict[str, Any]) -> list[dict[str, float]]:
+    """The metrics of a workload. The engine is imported only by those that drive it."""
+    data = Path(options.pop("data"))
+    if workload == "import":
+        return [probe(**options)]
+    if workload == "generate":
+        return generate(data, **options)
+    workloads = importlib.import_module("bench.workloads")
+    return [asyncio.run(getattr(workloads, ENGINE[workload])(data, **options))]
+
+
+if __name__ == "__main__":
+    print(json.dumps(perform(sys.argv[1], json.loads(sys.argv[2]))))

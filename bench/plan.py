@@ -1,0 +1,207 @@
+"""The plan: every cell, the goals it is held to, what is run to fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .peers import DBOS, TYPESCRIPT, PeerImport, PeerRun, dbos, ideal_sqlite, typescript
+
+OURS = "pikku"
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound on one of our metrics, or on how many times a peer's CPU is ours."""
+
+    metric: str = "cpu_ms"
+    at_most: float | None = None
+    peer: str | None = None
+    times: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One question of the table. `unit` is what `cpu_ms` is counted for."""
+
+    name: str
+    title: str
+    unit: str
+    goals: tuple[Goal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OwnRun:
+    """A workload of ours, run in a child process of its own; fills `cells`."""
+
+    workload: str
+    cells: tuple[str, ...]
+    options: Mapping[str, object] = field(default_factory=dict[str, object])
+    quick: Mapping[str, object] = field(default_factory=dict[str, object])
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Runs that belong side by side: in each round ours, then the peers'."""
+
+    own: tuple[OwnRun, ...]
+    peers: tuple[PeerRun, ...] = ()
+
+
+def _cheaper(peer: str, times: float) -> Goal:
+    return Goal(peer=peer, times=times)
+
+
+CELLS = (
+    Cell(
+        "inline-memory-c1",
+        "20 inline steps, memory, c=1",
+        "step",
+        (Goal(at_most=0.020), _cheaper(TYPESCRIPT, 6)),
+    ),
+    Cell(
+        "inline-memory-c50",
+        "20 inline steps, memory, c=50",
+        "step",
+        (Goal(at_most=0.020), _cheaper(TYPESCRIPT, 6)),
+    ),
+    Cell("rpc-memory-c50", "20 RPC steps run in place, memory, c=50", "step"),
+    Cell("inline-process-c1", "20 inline steps, SQLite process, c=1", "step"),
+    Cell(
+        "inline-process-c50",
+        "20 inline steps, SQLite process, c=50",
+        "step",
+        (_cheaper(DBOS, 60), Goal("commits", at_most=0.05)),
+    ),
+    Cell("rpc-process-c50", "20 RPC steps run in place, SQLite process, c=50", "step"),
+    Cell("inline-full-c1", "20 inline steps, SQLite FULL, c=1", "step"),
+    Cell(
+        "inline-full-c50",
+        "20 inline steps, SQLite FULL, c=50",
+        "step",
+        (_cheaper(DBOS, 40), Goal("commits", at_most=0.05)),
+    ),
+    Cell("long-memory", "3,000 sequential steps, memory", "step", (Goal("growth", at_most=1.2),)),
+    Cell(
+        "long-process",
+        "3,000 sequential steps, SQLite process",
+        "step",
+        (Goal("growth", at_most=1.2),),
+    ),
+    Cell("flaky-memory", "20 flaky steps, memory", "step"),
+    Cell("flaky-process", "20 flaky steps, SQLite process", "step"),
+    Cell("replay", "cold replay of 3,000 steps, SQLite", "recorded step"),
+    Cell(
+        "pile-memory",
+        "memory store, runs 5,000-5,500 over 0-500",
+        "step",
+        (Goal("growth", at_most=1.2),),
+    ),
+    Cell("import-pikku", "import pikku", "import", (_cheaper(DBOS, 10),)),
+    Cell("import-names", "import every public name of pikku", "import"),
+    Cell(
+        "import-generated",
+        "import a generated package, 1,000 functions",
+        "import",
+        (Goal(at_most=5.0), Goal("rss_mb", at_most=1.0)),
+    ),
+    Cell("generate-100-cold", "pikku-gen, 100 functions, cold", "run"),
+    Cell("generate-100-unchanged", "pikku-gen, 100 functions, unchanged", "run"),
+    Cell("generate-100-changed", "pikku-gen, 100 functions, one file changed", "run"),
+    Cell(
+        "generate-1000-cold",
+        "pikku-gen, 1,000 functions, cold",
+        "run",
+        (Goal(at_most=8000), Goal("peak_mb", at_most=300)),
+    ),
+    Cell(
+        "generate-1000-unchanged",
+        "pikku-gen, 1,000 functions, unchanged",
+        "run",
+        (Goal(at_most=400),),
+    ),
+    Cell(
+        "generate-1000-changed",
+        "pikku-gen, 1,000 functions, one file changed",
+        "run",
+        (Goal(at_most=1000),),
+    ),
+)
+
+
+def _steps(kind: str, store: str, concurrency: int) -> OwnRun:
+    return OwnRun(
+        "steps",
+        (f"{kind}-{store}-c{concurrency}",),
+        {"workflow": kind, "store": store, "concurrency": concurrency, "runs": 500},
+        quick={"runs": 100},
+    )
+
+
+def _flaky(store: str, runs: int) -> OwnRun:
+    return OwnRun(
+        "steps",
+        (f"flaky-{store}",),
+        {"workflow": "flaky", "store": store, "concurrency": runs, "runs": runs},
+        quick={"runs": 100, "concurrency": 100},
+    )
+
+
+def _long(store: str) -> OwnRun:
+    return OwnRun("long", (f"long-{store}",), {"store": store, "runs": 7}, quick={"runs": 3})
+
+
+def _generate(functions: int, *cells: str) -> OwnRun:
+    names = tuple(f"generate-{functions}-{state}" for state in ("cold", "unchanged", "changed"))
+    options = {"functions": functions, "with_import": bool(cells)}
+    return OwnRun("generate", (*names, *cells), options)
+
+
+FAMILIES = (
+    Family(
+        (
+            _steps("inline", "memory", 1),
+            _steps("inline", "memory", 50),
+            _steps("rpc", "memory", 50),
+        ),
+        (
+            typescript("W1 c=1", ("inline-memory-c1",)),
+            typescript("W1 c=50", ("inline-memory-c50", "rpc-memory-c50")),
+        ),
+    ),
+    Family(
+        (
+            _steps("inline", "process", 1),
+            _steps("inline", "process", 50),
+            _steps("rpc", "process", 50),
+            _steps("inline", "full", 1),
+            _steps("inline", "full", 50),
+        ),
+        (
+            ideal_sqlite("normal", "process"),
+            ideal_sqlite("full", "full"),
+            dbos(
+                "w1",
+                {
+                    "W1 c=1": ("inline-process-c1", "inline-full-c1"),
+                    "W1 c=50": ("inline-process-c50", "rpc-process-c50", "inline-full-c50"),
+                },
+            ),
+        ),
+    ),
+    Family((_long("memory"), _long("process")), (typescript("W4", ("long-memory",)),)),
+    Family(
+        (_flaky("memory", 300), _flaky("process", 100)),
+        (typescript("W5", ("flaky-memory",)), dbos("w5", {"W5": ("flaky-process",)})),
+    ),
+    Family((OwnRun("replay", ("replay",)),)),
+    Family((OwnRun("pile", ("pile-memory",), {"runs": 5500}, quick={"runs": 2000}),)),
+    Family(
+        (
+            OwnRun("import", ("import-pikku",), {"statement": "import pikku"}),
+            OwnRun("import", ("import-names",), {"statement": "from pikku import *"}),
+        ),
+        (PeerImport(DBOS, "dbos", "dbos", ("import-pikku",)),),
+    ),
+    Family((_generate(100), _generate(1000, "import-generated"))),
+)

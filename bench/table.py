@@ -1,0 +1,151 @@
+"""The table: a line per cell and engine, medians over the rounds, ratios and goals beside them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from .plan import CELLS, OURS, Cell, Goal
+from .samples import Gap, Record, Sample
+
+HEAD = ("cell", "engine", "CPU ms", "min-max", "per", "speed", "also", "theirs / ours", "goal")
+_ALSO = {
+    "commits": "{:.3f} commits/step",
+    "growth": "late/early {:.2f}",
+    "peak_mb": "peak {:.0f} MB",
+    "rss_mb": "{:.1f} MB",
+    "modules": "{:.0f} modules",
+    "kb_run": "{:.1f} KB/run",
+}
+_BOUND = {
+    "cpu_ms": "<= {:g} ms",
+    "commits": "<= {:g} commits",
+    "growth": "late/early <= {:g}",
+    "peak_mb": "peak <= {:g} MB",
+    "rss_mb": "<= {:g} MB",
+}
+
+
+def table(records: Iterable[Record]) -> str:
+    """The whole table as text."""
+    rows = [HEAD, *_rows(list(records))]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)
+
+
+def gaps(records: Iterable[Record]) -> str:
+    """Why something is not available: a line per engine and reason, with the cells it empties."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for one in records:
+        if isinstance(one, Gap):
+            named = cells.setdefault((one.engine, one.reason), [])
+            if one.cell not in named:
+                named.append(one.cell)
+    return "\n".join(
+        f"not available: {engine}: {reason}\n    in {', '.join(named)}"
+        for (engine, reason), named in cells.items()
+    )
+
+
+def _rows(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
+    for cell in CELLS:
+        mine = [record for record in records if record.cell == cell.name]
+        engines = sorted({record.engine for record in mine}, key=lambda name: (name != OURS, name))
+        measured = {name: _samples(mine, name) for name in engines}
+        ours = measured.get(OURS, [])
+        title = cell.title
+        for name in engines:
+            yield (title, name, *_columns(cell, name, measured[name], ours))
+            title = ""
+
+
+def _samples(records: Iterable[Record], engine: str) -> list[Sample]:
+    return [one for one in records if isinstance(one, Sample) and one.engine == engine]
+
+
+def _columns(
+    cell: Cell,
+    engine: str,
+    samples: Sequence[Sample],
+    ours: Sequence[Sample],
+) -> tuple[str, ...]:
+    goals = [goal for goal in cell.goals if (goal.peer or OURS) == engine]
+    if not samples:
+        wordings = "; ".join(_wording(goal) for goal in goals)
+        return ("not available", "", cell.unit, "", "", "", wordings)
+    cpu = _values(samples, "cpu_ms")
+    return (
+        _figure(statistics.median(cpu)),
+        f"{_figure(min(cpu))}-{_figure(max(cpu))}",
+        cell.unit,
+        _speed(samples),
+        ", ".join(_also(samples)),
+        "" if engine == OURS else _ratios(samples, ours),
+        "; ".join(_verdict(goal, samples, ours) for goal in goals),
+    )
+
+
+def _values(samples: Iterable[Sample], metric: str) -> list[float]:
+    return [one.metrics[metric] for one in samples if metric in one.metrics]
+
+
+def _median(samples: Iterable[Sample], metric: str) -> float | None:
+    values = _values(samples, metric)
+    return statistics.median(values) if values else None
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4f}" if value < 1 else f"{value:.3f}" if value < 10 else f"{value:,.0f}"
+
+
+def _speed(samples: Sequence[Sample]) -> str:
+    rate, wall = _values(samples, "per_s"), _values(samples, "wall_s")
+    if rate:
+        return f"{statistics.median(rate):,.0f}/s ({min(rate):,.0f}-{max(rate):,.0f})"
+    return f"{statistics.median(wall):.2f} s" if wall else ""
+
+
+def _also(samples: Sequence[Sample]) -> Iterator[str]:
+    for metric, form in _ALSO.items():
+        value = _median(samples, metric)
+        if value is not None:
+            yield form.format(value)
+
+
+def _ratio(theirs: Sequence[Sample], ours: Sequence[Sample]) -> float | None:
+    """How many times our CPU the peer uses."""
+    over, under = _median(theirs, "cpu_ms"), _median(ours, "cpu_ms")
+    return over / under if over is not None and under else None
+
+
+def _ratios(theirs: Sequence[Sample], ours: Sequence[Sample]) -> str:
+    cpu = _ratio(theirs, ours)
+    if cpu is None:
+        return ""
+    fast, slow = _median(ours, "per_s"), _median(theirs, "per_s")
+    return f"{cpu:.2f}x CPU" + (f", {fast / slow:.2f}x speed" if fast and slow else "")
+
+
+def _wording(goal: Goal) -> str:
+    if goal.peer is not None:
+        return f">= {goal.times:g}x CPU"
+    return _BOUND[goal.metric].format(goal.at_most)
+
+
+def _verdict(goal: Goal, samples: Sequence[Sample], ours: Sequence[Sample]) -> str:
+    if goal.peer is not None:
+        value = _ratio(samples, ours)
+        met = value is not None and goal.times is not None and value >= goal.times
+    else:
+        value = _median(samples, goal.metric)
+        met = value is not None and goal.at_most is not None and value <= goal.at_most
+    word = "not measured" if value is None else "met" if met else "NOT MET"
+    return f"{_wording(goal)} {word}"
+
+
+def noise(records: Iterable[Record]) -> Mapping[str, float]:
+    """The median and the highest share of the machine that others used meanwhile."""
+    values = _values([one for one in records if isinstance(one, Sample)], "noise")
+    return {"median": statistics.median(values), "max": max(values)} if values else {}

@@ -1,0 +1,435 @@
+"""The table of diagnostics: it owns every code, its words, its hint, cause, example and remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One code. `words` and `hint` are formatted with the diagnostic's subject as `{0}`."""
+
+    code: str
+    title: str
+    words: str
+    hint: str
+    cause: str
+    example: str
+    remedy: str
+    severity: Severity = "error"
+
+
+AREAS: Final = {
+    "1": "reading",
+    "2": "names and types",
+    "3": "determinism",
+    "4": "writing",
+    "5": "configuration",
+}
+
+ENTRIES: Final[tuple[Entry, ...]] = (
+    Entry(
+        "PKG101",
+        "unreadable file",
+        "this file cannot be read: {0}",
+        "make it readable, or move it out of the source folders",
+        "The file exists but the operating system refused to open it: a missing permission, a link"
+        " that leads nowhere or to itself.",
+        "shop/loop.py -> loop.py",
+        "Repair the link or the permission. A file that is not part of the application belongs"
+        " outside of the root package.",
+    ),
+    Entry(
+        "PKG102",
+        "undecodable file",
+        "this file is not text in its declared encoding: {0}",
+        "save it as UTF-8, or declare its encoding in the first line",
+        "The bytes are not valid in the encoding that the file declares (UTF-8 where it declares"
+        " none), or the declared encoding does not exist.",
+        "# -*- coding: no-such-encoding -*-",
+        "Save the file as UTF-8 and remove the declaration.",
+    ),
+    Entry(
+        "PKG103",
+        "syntax error",
+        "this file is not valid Python",
+        "nothing was written; the package of the last good run is still there",
+        "The file does not parse: it is half-saved, or the code is wrong at the place shown.",
+        "async def charge(ctx: Context, data: Charge -> Receipt:",
+        "Correct the syntax and run pikku-gen again.",
+    ),
+    Entry(
+        "PKG104",
+        "file that cannot be imported",
+        "`{0}` is no module name, so nothing in this file can be imported",
+        "rename the file or folder to an identifier",
+        "A file below the root package uses a pikku decorator, but its path holds a name that is"
+        " no Python identifier, so the application could never import it.",
+        "shop/order-functions.py",
+        "Rename it, for example to `order_functions.py`.",
+    ),
+    Entry(
+        "PKG105",
+        "declaration inside a function or class",
+        "`{0}` must be declared at the top level of its module",
+        "move it out of the function or class around it",
+        "Functions and workflows are found again by module and qualified name in every process;"
+        " what is made inside another function or a class body has no such name.",
+        "def make() -> None:\n    @pikku_func\n    async def charge(ctx: Context) -> None: ...",
+        "Move the declaration to the top level.",
+    ),
+    Entry(
+        "PKG106",
+        "declaration that cannot be read",
+        "this use of `{0}` cannot be read without running it",
+        "write it as a decorator or call with plain keywords",
+        "The generator reads declarations from the source. A decorator called on a value, options"
+        " given by position or unpacked from a dictionary hide what is declared.",
+        "charge = pikku_func(_charge)\nwire_workflow(**options)",
+        "Use `@pikku_func`, `@pikku_func(name=…)`, `wire_workflow(name=…, func=…)`.",
+    ),
+    Entry(
+        "PKG201",
+        "missing annotation",
+        "{0} has no annotation",
+        "annotate it: the generated types are copied from here",
+        "The generated package copies the annotations of each function. Where one is missing the"
+        " result would be untyped.",
+        "@pikku_func\nasync def charge(ctx: Context, data) -> Receipt: ...",
+        "Annotate the data parameter and the result (`-> None` where nothing is returned).",
+    ),
+    Entry(
+        "PKG202",
+        "unresolvable name in an annotation",
+        "`{0}` leads to no type here",
+        "import it in this file, or define it",
+        "A name in an annotation is neither a builtin nor bound at the top level of the file, or"
+        " the module it is imported from does not have it.",
+        "async def charge(ctx: Context, data: Chrage) -> Receipt: ...",
+        "Import the type by its right name; an import under `if TYPE_CHECKING:` is fine.",
+    ),
+    Entry(
+        "PKG203",
+        "signature",
+        "`{0}` must take the context and at most one input",
+        "write `(ctx: Context)` or `(ctx: Context, data: Input)`, without a default",
+        "Functions and workflows have one input: it is validated, stored and replayed as one"
+        " value. A default would leave open whether the function takes one.",
+        "@pikku_func\nasync def charge(ctx: Context, order_id: str, amount: int) -> Receipt: ...",
+        "Put the values into one dataclass, TypedDict or model and take that.",
+    ),
+    Entry(
+        "PKG204",
+        "duplicate RPC name",
+        "the RPC name `{0}` is taken",
+        "rename one of the functions, or give it a `name=`",
+        "Two functions answer to one RPC name. By default the name is the function's own.",
+        '@pikku_func(name="charge")\nasync def charge_card(ctx: Context) -> None: ...',
+        'Rename one, or give one a name of its own: `@pikku_func(name="charge_card")`.',
+    ),
+    Entry(
+        "PKG205",
+        "duplicate workflow name",
+        "the workflow name `{0}` is taken",
+        "give each wired workflow a name of its own",
+        "Two calls of wire_workflow use one name, so a run could not tell which function it has.",
+        'wire_workflow(name="order", func=order_workflow)\n'
+        'wire_workflow(name="order", func=refund_workflow)',
+        "Rename one of them.",
+    ),
+    Entry(
+        "PKG206",
+        "attribute collision",
+        "the attribute `{0}` is taken by another name",
+        "rename one of them: names that are no identifiers get `_` for every other character",
+        "A name that is no Python identifier gets a sanitised attribute (`user-onboarding` becomes"
+        " `user_onboarding`); here two names end up with the same one.",
+        'wire_workflow(name="user-onboarding", func=a)\n'
+        'wire_workflow(name="user_onboarding", func=b)',
+        "Rename one of them.",
+    ),
+    Entry(
+        "PKG207",
+        "value that is not literal",
+        "`{0}` must be a literal",
+        "write the value in place: it becomes part of the generated types",
+        "Names, descriptions, tags and `expose` are read from the source and never computed, so a"
+        " variable, an f-string or a call cannot be used for them.",
+        'wire_workflow(name=PREFIX + "order", func=order_workflow)',
+        "Write the string itself.",
+    ),
+    Entry(
+        "PKG208",
+        "unknown option",
+        "{0}",
+        "see the options in the signature of the decorator",
+        "A decorator or wire_workflow was given a keyword that it does not have.",
+        "@pikku_func(retrys=3)",
+        "Use the name the hint shows.",
+    ),
+    Entry(
+        "PKG209",
+        "workflow that is not async",
+        "the workflow `{0}` must be an `async def`",
+        "write `async def`",
+        "A workflow awaits its steps, so it is always a coroutine function. Synchronous functions"
+        " are welcome under @pikku_func.",
+        "@pikku_workflow_func\ndef order_workflow(ctx: WorkflowContext) -> None: ...",
+        "Write `async def`.",
+    ),
+    Entry(
+        "PKG210",
+        "unknown name",
+        "{0}",
+        "declare it with @pikku_func or wire_workflow, or correct the name",
+        "A string or an attribute names an RPC or a workflow that the project does not declare.",
+        'await ctx.workflow.do("Send welcome email", "send_mail", data)',
+        "Use the name the hint shows.",
+    ),
+    Entry(
+        "PKG211",
+        "data that does not fit",
+        "{0}",
+        "give the target the input that it declares",
+        "The data of a step is known to be of another type than its target declares: a variable of"
+        " another type, a dictionary with a missing or unknown key, a literal of another"
+        " primitive.",
+        'await ctx.workflow.do("Send", "send_email", {"to": 1})',
+        "Pass what the target declares; `pikku-gen` names the difference.",
+    ),
+    Entry(
+        "PKG212",
+        "wire to something that is no workflow",
+        "`{0}` is not a workflow",
+        "wire a function under @pikku_workflow_func",
+        "The `func` of wire_workflow does not lead to a function under @pikku_workflow_func of"
+        " this project.",
+        'wire_workflow(name="charge", func=charge)  # an RPC function',
+        "Name a workflow function; RPC functions need no wiring.",
+    ),
+    Entry(
+        "PKG213",
+        "workflow that is not wired",
+        "the workflow `{0}` is used here but not wired",
+        "add `wire_workflow(name=…, func={0})`",
+        "A workflow becomes startable when it is wired under a name; this one never is.",
+        'await ctx.workflow.do("Welcome", welcome_workflow, data)',
+        "Wire it.",
+    ),
+    Entry(
+        "PKG214",
+        "ambiguous union",
+        "`{0}` is a union of models that nothing tells apart",
+        'add a discriminator: `Annotated[A | B, Field(discriminator="kind")]`, or a `Literal`'
+        " field with another value in each",
+        "A stored value is decoded by its declared type. Where two models could both accept it,"
+        " the result would be a guess.",
+        "async def pay(ctx: Context, data: Card | Transfer) -> None: ...",
+        'Give each model a field like `kind: Literal["card"]`, or name a discriminator.',
+    ),
+    Entry(
+        "PKG215",
+        "typing.TypedDict before Python 3.12",
+        "`{0}` is a `typing.TypedDict`, which cannot be validated before Python 3.12",
+        "import TypedDict from typing_extensions",
+        "pydantic refuses `typing.TypedDict` on Python 3.11, and the project's `requires-python`"
+        " admits it.",
+        "from typing import TypedDict",
+        '`from typing_extensions import TypedDict`, or `requires-python = ">=3.12"`.',
+    ),
+    Entry(
+        "PKG216",
+        "types beside functions",
+        "input and output types stand beside imports of the generated package in {0}",
+        "move the types to a module that imports nothing generated: type checkers recheck less",
+        "The generated stubs import this module for its types, and it imports the generated"
+        " package: an import cycle that makes every type check slower.",
+        "# shop/functions.py\n@dataclass\nclass Charge: ...",
+        "Move the types to, for example, `types.py`. This is a note: nothing is wrong.",
+        severity="note",
+    ),
+    Entry(
+        "PKG217",
+        "string names left out",
+        "{0}",
+        'use the attribute form, or set `string_names = "always"` in [tool.pikku]',
+        "Overloads by string make type checkers slower with the square of their number, so above"
+        " a limit only the attribute form is generated. A string is then a type error.",
+        'await ctx.rpc.invoke("charge", data)   # write: await ctx.rpc.charge(data)',
+        'Use attributes or function references. `string_names = "always"` brings them back.',
+        severity="note",
+    ),
+    Entry(
+        "PKG301",
+        "work outside of a step",
+        "`{0}` in a workflow would run again on every replay",
+        'make it a step: `await ctx.workflow.do("Step name", …)`',
+        "A workflow is replayed from the start whenever it goes on; only steps are remembered. A"
+        " direct call would repeat each time.",
+        "await ctx.rpc.send_email(data)",
+        '`await ctx.workflow.do("Send email", ctx.rpc.send_email, data)`',
+    ),
+    Entry(
+        "PKG302",
+        "step that is not awaited",
+        "this step is never awaited, so it never runs",
+        "write `await {0}`",
+        "A step is a coroutine: without `await` nothing happens.",
+        'ctx.workflow.sleep("Wait", "5min")',
+        "Await it, or hand it to asyncio.gather or a TaskGroup.",
+    ),
+    Entry(
+        "PKG303",
+        "step that is never used",
+        "this step is kept in `{0}` and never awaited",
+        "await `{0}`, or hand it to `asyncio.gather`",
+        "The coroutine of a step was assigned, but nothing awaits it afterwards.",
+        'email = ctx.workflow.do("Send", "send_email", data)\nreturn None',
+        "Await the variable before the workflow returns.",
+    ),
+    Entry(
+        "PKG304",
+        "step without a name",
+        "{0}",
+        "give the step a descriptive name: it is its key in the run's history",
+        "Each step is remembered by its name, so the first argument must be a string that is not"
+        " empty.",
+        'await ctx.workflow.do("", "send_email", data)',
+        '`await ctx.workflow.do("Send welcome email", "send_email", data)`',
+    ),
+    Entry(
+        "PKG305",
+        "step name in concurrent branches",
+        'the step name "{0}" is used by branches that run at the same time',
+        "give each branch its own name",
+        "Repeated names are told apart by the order in which they are reached; in concurrent"
+        " branches that order says nothing about which is which.",
+        'await asyncio.gather(*[ctx.workflow.do("Reserve", reserve, item) for item in items])',
+        '`ctx.workflow.do(f"Reserve {item.id}", reserve, item)`',
+    ),
+    Entry(
+        "PKG401",
+        "output that cannot be written",
+        "this file cannot be written: {0}",
+        "check the permissions and the free space of the output folder",
+        "The operating system refused to write the generated package.",
+        'output = "generated"   # where `generated` is a file',
+        "Make the folder writable, or choose another `output`.",
+    ),
+    Entry(
+        "PKG402",
+        "file of another origin",
+        "this file was not written by pikku-gen and is in its way",
+        "move it away, or choose another `package` in [tool.pikku]",
+        "The output package would overwrite a file that pikku-gen did not write.",
+        'package = "shop"',
+        "Choose a package name of its own for the generated code.",
+    ),
+    Entry(
+        "PKG501",
+        "no project",
+        "{0}",
+        'add a `[tool.pikku]` table with `root = "…"` to pyproject.toml, or pass --project',
+        "pikku-gen reads the `[tool.pikku]` table of the pyproject.toml above the current folder.",
+        '[tool.pikku]\nroot = "shop"',
+        "Add the table.",
+    ),
+    Entry(
+        "PKG502",
+        "pyproject.toml that cannot be read",
+        "pyproject.toml is not valid: {0}",
+        "correct it",
+        "The file is not valid TOML or not UTF-8.",
+        '[tool.pikku\nroot = "shop"',
+        "Correct the file at the place named.",
+    ),
+    Entry(
+        "PKG503",
+        "unknown setting",
+        "[tool.pikku] has no setting `{0}`",
+        "remove it",
+        "A key in `[tool.pikku]` is not known; it would silently do nothing.",
+        '[tool.pikku]\nrot = "shop"',
+        "Use the name the hint shows, or remove the key.",
+    ),
+    Entry(
+        "PKG504",
+        "setting of a wrong kind",
+        "[tool.pikku] {0}",
+        "see docs/configuration.md",
+        "A setting has a value of another type or outside of its choices.",
+        "[tool.pikku]\nstring_names = true",
+        "Give it a value of the kind named.",
+    ),
+    Entry(
+        "PKG505",
+        "no root package",
+        "{0}",
+        "set `root` in [tool.pikku] to the package that holds the application, and `source` to the"
+        " folder it is in",
+        "The root package does not exist in the source folders, or no package was found there.",
+        '[tool.pikku]\nroot = "shpo"',
+        'Name the package; `source = ["src"]` says where it lies.',
+    ),
+    Entry(
+        "PKG506",
+        "several root packages",
+        "more than one package could be the root: {0}",
+        "set `root` in [tool.pikku]",
+        "Without `root` the one package in the source folders is taken, but there are several.",
+        "[tool.pikku]   # with shop/ and billing/ beside it",
+        '`root = "shop"`',
+    ),
+    Entry(
+        "PKG507",
+        "services factory",
+        "{0}",
+        'write `services = "module:function"`, a function annotated with what it makes',
+        "The services factory named in `[tool.pikku]` cannot be found, has no readable return"
+        " annotation, or takes more than one argument.",
+        'services = "shop.services:create_service"',
+        "`async def create_services() -> Services`, or under `@asynccontextmanager`"
+        " `-> AsyncGenerator[Services, None]`.",
+    ),
+)
+
+TABLE: Final = {entry.code: entry for entry in ENTRIES}
+
+
+def explain(code: str) -> str | None:
+    """Cause, example and remedy of a code as text for a terminal; None for an unknown code."""
+    entry = TABLE.get(code.upper())
+    if entry is None:
+        return None
+    example = "\n".join(f"    {line}" for line in entry.example.splitlines())
+    return (
+        f"{entry.code} ({entry.severity}): {entry.title}\n\n"
+        f"{entry.cause}\n\nExample:\n\n{example}\n\nRemedy: {entry.remedy}\n"
+    )
+
+
+def markdown() -> str:
+    """The table as a section of docs/errors.md."""
+    lines = ["## Diagnostics of `pikku-gen`", ""]
+    area = ""
+    for entry in ENTRIES:
+        if entry.code[3] != area:
+            area = entry.code[3]
+            lines += [f"### PKG{area}xx: {AREAS[area]}", ""]
+        kind = "" if entry.severity == "error" else f" ({entry.severity})"
+        lines += [
+            f"#### {entry.code}: {entry.title}{kind}",
+            "",
+            entry.cause,
+            "",
+            "```",
+            entry.example,
+            "```",
+            "",
+            f"**Remedy.** {entry.remedy}",
+            "",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,183 @@
+"""The `[tool.pikku]` table of pyproject.toml: the settings of one project."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, cast
+
+from pikku_gen.diagnostics import Diagnostic, diagnostic, nearest
+from pikku_gen.model.places import Place, Span
+
+StringNames = Literal["auto", "always", "never"]
+
+PYPROJECT: Final = "pyproject.toml"
+_TEXTS: Final = ("root", "output", "package", "services", "store", "queue_service", "authorize")
+_KNOWN: Final = (*_TEXTS, "source", "string_names", "client_types", "queues", "lint")
+_CHOICES: Final = {
+    "string_names": ("auto", "always", "never"),
+    "client_types": ("copy", "import"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `[tool.pikku]` says, with the places where it says it."""
+
+    folder: Path
+    root: str | None = None
+    source: tuple[str, ...] = ()
+    output: str | None = None
+    package: str | None = None
+    services: str | None = None
+    store: str | None = None
+    queue_service: str | None = None
+    string_names: StringNames = "auto"
+    admits_python_3_11: bool = False
+    lines: tuple[tuple[str, int], ...] = ()
+
+    def place(self, key: str = "") -> Place:
+        """Where a setting stands, or the table where it does not."""
+        found = dict(self.lines)
+        line = found.get(key, found.get("", 0))
+        return Place(PYPROJECT, Span(line, 1, max(len(key), 1)) if line else Span())
+
+
+def find_project(start: Path) -> Path | None:
+    """The nearest folder at or above `start` whose pyproject.toml has a `[tool.pikku]` table.
+
+    Where none has one, the nearest folder with a pyproject.toml: what is missing is said about it.
+    """
+    folders = [start, *start.parents]
+    holders = [folder for folder in folders if (folder / PYPROJECT).is_file()]
+    for folder in holders:
+        try:
+            table = tomllib.loads((folder / PYPROJECT).read_text(encoding="utf-8-sig"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+            return folder
+        if _table(table, "tool", "pikku") is not None:
+            return folder
+    return holders[0] if holders else None
+
+
+def read_settings(folder: Path) -> tuple[Settings, tuple[Diagnostic, ...]]:
+    """The settings of the project in `folder`, and what is wrong with them."""
+    settings = Settings(folder)
+    place = Place(PYPROJECT)
+    try:
+        text = (folder / PYPROJECT).read_text(encoding="utf-8-sig")
+        document = tomllib.loads(text)
+    except FileNotFoundError:
+        return settings, (diagnostic("PKG501", place, "there is no pyproject.toml"),)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
+        return settings, (diagnostic("PKG502", place, reason),)
+    table = _table(document, "tool", "pikku")
+    if table is None:
+        missing = "pyproject.toml has no [tool.pikku] table"
+        return settings, (diagnostic("PKG501", place, missing),)
+    return _settings(folder, text, document, table)
+
+
+def _settings(
+    folder: Path, text: str, document: Mapping[str, object], table: Mapping[str, object]
+) -> tuple[Settings, tuple[Diagnostic, ...]]:
+    lines = _key_lines(text)
+    found = Settings(folder, lines=lines)
+    problems: list[Diagnostic] = []
+    good: dict[str, str] = {}
+    for key, value in table.items():
+        place = found.place(key)
+        if key not in _KNOWN:
+            close = nearest(key, _KNOWN)
+            hint = f"did you mean `{close}`?" if close else f"known settings: {', '.join(_KNOWN)}"
+            problems.append(diagnostic("PKG503", place, key, hint=hint))
+            continue
+        wrong = _wrong(key, value)
+        if wrong:
+            problems.append(diagnostic("PKG504", place, f"`{key}` {wrong}"))
+        elif isinstance(value, str):
+            good[key] = value
+    source = table.get("source", ())
+    folders = tuple(cast("list[str]", source)) if not _wrong("source", source) else ()
+    return (
+        Settings(
+            folder=folder,
+            root=good.get("root"),
+            source=folders,
+            output=good.get("output"),
+            package=good.get("package"),
+            services=good.get("services"),
+            store=good.get("store"),
+            queue_service=good.get("queue_service"),
+            string_names=cast(StringNames, good.get("string_names", "auto")),
+            admits_python_3_11=_admits_3_11(document),
+            lines=lines,
+        ),
+        tuple(problems),
+    )
+
+
+def _wrong(key: str, value: object) -> str:
+    if key == "source":
+        items = cast("list[object]", value) if isinstance(value, (list, tuple)) else [None]
+        return "" if all(isinstance(item, str) for item in items) else "must be a list of folders"
+    if key in ("queues", "lint"):
+        return "" if isinstance(value, dict) else "must be a table"
+    if not isinstance(value, str):
+        return "must be a string"
+    if key in _CHOICES and value not in _CHOICES[key]:
+        return f"must be one of {', '.join(_CHOICES[key])}, not `{value}`"
+    if key == "package" and not value.isidentifier():
+        return f"must be an identifier, not `{value}`"
+    if key == "root" and not value.isidentifier():
+        return f"must be the name of a top-level package, not `{value}`"
+    if not value:
+        return "must not be empty"
+    return ""
+
+
+def _admits_3_11(document: Mapping[str, object]) -> bool:
+    project = _table(document, "project")
+    requires = project.get("requires-python") if project else None
+    if not isinstance(requires, str):
+        return False
+    clauses = [clause.strip() for clause in requires.replace(" ", "").split(",")]
+    return any(
+        clause.startswith(operator) and _version(clause[len(operator) :]) < (3, 12)
+        for clause in clauses
+        for operator in (">=", "~=", "==")
+    ) and not any(
+        clause.startswith(">") and not clause.startswith(">=") and _version(clause[1:]) >= (3, 11)
+        for clause in clauses
+    )
+
+
+def _version(text: str) -> tuple[int, ...]:
+    parts = text.removesuffix(".*").split(".")
+    return tuple(int(part) for part in parts[:2] if part.isdigit())
+
+
+def _table(document: Mapping[str, object], *path: str) -> Mapping[str, object] | None:
+    for key in path:
+        inner = document.get(key)
+        if not isinstance(inner, dict):
+            return None
+        document = cast("Mapping[str, object]", inner)
+    return document
+
+
+def _key_lines(text: str) -> tuple[tuple[str, int], ...]:
+    lines: dict[str, int] = {}
+    inside = False
+    for number, line in enumerate(text.splitlines(), start=1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            inside = stripped.split("#")[0].strip().strip("[]").strip() == "tool.pikku"
+            if inside:
+                lines[""] = number
+        elif inside and "=" in stripped and not stripped.startswith("#"):
+            lines.setdefault(stripped.split("=", 1)[0].strip().strip("\"'"), number)
+    return tuple(lines.items())

@@ -1,0 +1,1 @@
+"""Facts of many files to one model: names followed to the module that defines them."""

@@ -1,0 +1,39 @@
+"""The attribute under which a name is reached."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from typing import Final
+
+RESERVED: Final = frozenset(
+    {
+        # members of the generated classes
+        "names",
+        "invoke",
+        "start_workflow",
+        "get_run",
+        "_caller",
+        # names that their signatures are written with
+        "BoundRpc",
+        "BoundWorkflow",
+        "Literal",
+        "Never",
+        "RpcRef",
+        "Run",
+        "SyncBoundWorkflow",
+        "bool",
+        "overload",
+        "str",
+    }
+)
+
+
+def attribute_for(name: str) -> str:
+    """The name itself where it is an identifier that is free; else the nearest one that is."""
+    attribute = name if name.isidentifier() else re.sub(r"\W", "_", name)
+    if not attribute.isidentifier():
+        attribute = f"_{attribute}"
+    if keyword.iskeyword(attribute) or attribute in RESERVED or attribute.startswith("__"):
+        attribute = f"{attribute}_" if not attribute.startswith("__") else f"x{attribute}"
+    return attribute

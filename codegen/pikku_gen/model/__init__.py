@@ -1,0 +1,1 @@
+"""What was read and what it means: frozen records that import nothing of ours but each other."""

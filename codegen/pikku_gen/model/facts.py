@@ -1,0 +1,230 @@
+"""What one file says, read without knowledge of any other file.
+
+Facts are plain enough to live in the scan cache as JSON: see `model.frozen`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pikku_gen.model.places import Span
+
+BindingKind = Literal["class", "def", "value", "alias", "typevar", "import"]
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What a top-level name of a module stands for.
+
+    `import`: the name `attribute` of `module`, or the module itself where `attribute` is empty.
+    `alias`: another spelling of the expression `target`.
+    """
+
+    kind: BindingKind
+    module: str = ""
+    attribute: str = ""
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One annotated field of a class."""
+
+    name: str
+    annotation: str
+    required: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClassFact:
+    """A class statement: enough to tell its fields and its family."""
+
+    span: Span
+    bases: tuple[str, ...]
+    decorators: tuple[str, ...]
+    fields: tuple[Field, ...]
+    total: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class FactoryFact:
+    """A top-level function as a candidate for the services factory."""
+
+    span: Span
+    is_async: bool
+    decorators: tuple[str, ...]
+    returns: str
+    required_parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolsFact:
+    """The names a module binds at its top level."""
+
+    bindings: dict[str, Binding]
+    stars: tuple[str, ...]
+    submodules: tuple[str, ...]
+    classes: dict[str, ClassFact]
+    functions: dict[str, FactoryFact]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A diagnostic seen while reading one file."""
+
+    code: str
+    span: Span
+    subject: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AnnotationFact:
+    """An annotation as written; empty where it is missing."""
+
+    text: str
+    span: Span
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One keyword given to a decorator: its JSON literal, or its source where it is no literal."""
+
+    name: str
+    literal: bool
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ValueFact:
+    """What can be said of an expression's type without running it.
+
+    `literal` and `type` carry a type expression in `text`; `dict` carries `items`, keyed;
+    `list` carries `items`; `item` and `attribute` look `text` up in the type of their only item;
+    `step` is the result of the step number `index` of the same workflow; `unknown` says nothing.
+    """
+
+    kind: Literal["literal", "type", "dict", "list", "item", "attribute", "step", "unknown"]
+    span: Span
+    text: str = ""
+    items: tuple[ValueFact, ...] = ()
+    keys: tuple[str, ...] = ()
+    key_spans: tuple[Span, ...] = ()
+    complete: bool = True
+    index: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class TargetFact:
+    """What a step is told to run.
+
+    `name`: a string; `attribute`: `ctx.rpc.<text>`; `reference`: a dotted name of the file;
+    `workflow`: `workflows.<text>`; `inline`: a callable; `unknown`: any other expression.
+    """
+
+    kind: Literal["name", "attribute", "reference", "workflow", "inline", "unknown"]
+    span: Span
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepFact:
+    """One call of `ctx.workflow` in a workflow's body."""
+
+    kind: str
+    source: str
+    """The call's function as written: `ctx.workflow.do`."""
+    span: Span
+    name: str | None
+    """The literal name; None where it is computed."""
+    name_span: Span
+    name_problem: str
+    target: TargetFact | None
+    data: ValueFact | None
+    fate: Literal["used", "unawaited", "unused"]
+    variable: str
+    """The variable an unused step was kept in."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConcurrentName:
+    """A step name that two branches of one workflow would use at the same time."""
+
+    name: str
+    span: Span
+    first: Span
+    variable: str
+    """What could complete the name: the variable of the loop around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallFact:
+    """A call in a workflow's body that would start work outside of a step."""
+
+    span: Span
+    text: str
+    kind: Literal["rpc", "reference", "start"]
+    target: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionFact:
+    """A function under `@pikku_func` or `@pikku_workflow_func`."""
+
+    kind: Literal["function", "workflow"]
+    qualname: str
+    span: Span
+    name: str
+    name_span: Span
+    is_async: bool
+    docstring: str
+    has_input: bool
+    input: AnnotationFact
+    output: AnnotationFact
+    options: tuple[Option, ...]
+    steps: tuple[StepFact, ...] = ()
+    calls: tuple[CallFact, ...] = ()
+    concurrent: tuple[ConcurrentName, ...] = ()
+    linear: bool = False
+    """The steps stand on one straight line."""
+
+
+@dataclass(frozen=True, slots=True)
+class WireFact:
+    """A call of `wire_workflow`."""
+
+    span: Span
+    name: str
+    name_span: Span
+    func: str
+    func_span: Span
+    description: str
+    tags: tuple[str, ...]
+    expose: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NameUse:
+    """A string that names an RPC or a workflow outside of a workflow's steps."""
+
+    kind: Literal["rpc", "workflow"]
+    name: str
+    span: Span
+    data: ValueFact | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanFact:
+    """Everything a file that passed the prefilter contributes."""
+
+    functions: tuple[FunctionFact, ...] = ()
+    wires: tuple[WireFact, ...] = ()
+    uses: tuple[NameUse, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    imports_package: bool = False
+    aliases: tuple[str, ...] = ()
+    """New names under which this module passes the decorators on."""
+    foreign: dict[str, str] | None = None
+    """What names of other modules were taken to mean: a change there makes these facts stale."""
+    located: bool = False

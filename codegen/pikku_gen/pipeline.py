@@ -1,0 +1,160 @@
+"""The generator from end to end: project → scan → link → rules → render → write."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, cast
+
+from pikku_gen.cache import Cache, open_cache
+from pikku_gen.config import PYPROJECT, read_settings
+from pikku_gen.diagnostics import Diagnostic, diagnostic, has_errors, ordered
+from pikku_gen.link.app import link
+from pikku_gen.link.shapes import Shapes
+from pikku_gen.model.app import App
+from pikku_gen.model.frozen import freeze, thaw
+from pikku_gen.model.places import Place
+from pikku_gen.project import Project, locate
+from pikku_gen.reading import Reader, quiet
+from pikku_gen.render.home import templates_dir
+from pikku_gen.rules import judge
+from pikku_gen.write import NO_CHANGES, Changes, apply, compare, refusals, short_diff
+
+UNREAD: Final = frozenset({"PKG101", "PKG102", "PKG103"})
+"""With a file unread, what others say of its names would be noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run found and did."""
+
+    folder: Path
+    diagnostics: tuple[Diagnostic, ...] = ()
+    changes: Changes = NO_CHANGES
+    diff: str = ""
+    package: str = ""
+    files: tuple[str, ...] = ()
+    wrote: bool = False
+    misconfigured: bool = False
+
+    @property
+    def failed(self) -> bool:
+        """True when nothing could be generated."""
+        return has_errors(self.diagnostics)
+
+
+def run(folder: Path, *, check: bool = False) -> Outcome:
+    """Brings the generated package of the project in `folder` up to date; `check` only looks."""
+    settings, problems = read_settings(folder)
+    project, missing = (None, problems) if problems else locate(settings)
+    if project is None:
+        return Outcome(folder, ordered([*problems, *missing]), misconfigured=True)
+    cache = open_cache(folder, _cache_key(folder))
+    reader = Reader(project, cache)
+    settled = _settled(project, cache, reader)
+    if settled is not None:
+        cache.save()
+        return settled
+    with quiet():
+        app, diagnostics = _understand(project, reader)
+        outcome = Outcome(folder, diagnostics, package=project.shown(project.package_folder))
+        if not outcome.failed:
+            outcome = _emit(outcome, project, app, check=check)
+        _settle(cache, project, outcome)
+        cache.save()
+    return outcome
+
+
+def _settled(project: Project, cache: Cache, reader: Reader) -> Outcome | None:
+    """The outcome of the last run, where nothing moved since: neither a source nor the output."""
+    known = cache.result
+    if not known or not cache.holds(reader.files):
+        return None
+    files = cast("list[str]", known["files"])
+    if _digest(project.package_folder, files) != known["digest"]:
+        return None
+    package = project.shown(project.package_folder)
+    said = thaw(tuple[Diagnostic, ...], known["diagnostics"])
+    return Outcome(project.folder, said, Changes(unchanged=len(files)), package=package)
+
+
+def _settle(cache: Cache, project: Project, outcome: Outcome) -> None:
+    """Remembers an outcome that a run without any change would repeat."""
+    result: dict[str, object] = {}
+    if not outcome.failed and (outcome.wrote or not outcome.changes.stale):
+        files = outcome.files
+        digest = _digest(project.package_folder, files)
+        said = freeze(outcome.diagnostics)
+        result = {"files": list(files), "digest": digest, "diagnostics": said}
+    if result != cache.result:
+        cache.result = result
+        cache.dirty = True
+
+
+def _digest(folder: Path, files: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for name in files:
+        try:
+            data = (folder / name).read_bytes()
+        except OSError:
+            return ""
+        digest.update(f"{name}:{len(data)};".encode() + data)
+    return digest.hexdigest()
+
+
+def _understand(project: Project, reader: Reader) -> tuple[App, tuple[Diagnostic, ...]]:
+    """The model and everything there is to say about it, each at its measured place."""
+    scanned = reader.scan()
+    while True:
+        shapes = Shapes(reader.table, reader.path_of)
+        app, unresolved = link(project, reader.table, scanned)
+        said = [*reader.problems(), *unresolved]
+        if not any(found.code in UNREAD for found in said):
+            said += judge(app, shapes, admits_python_3_11=project.settings.admits_python_3_11)
+        diagnostics = ordered(said)
+        if not reader.locate({place.path for found in diagnostics for place in _places(found)}):
+            return app, diagnostics
+        scanned = reader.scanned()
+
+
+def _emit(outcome: Outcome, project: Project, app: App, *, check: bool) -> Outcome:
+    from pikku_gen.render.package import render_package
+
+    rendered = render_package(app)
+    folder = project.package_folder
+    changes = compare(folder, rendered)
+    said = [*outcome.diagnostics, *refusals(folder, changes, project.shown)]
+    diff = short_diff(folder, rendered, changes, outcome.package) if check else ""
+    wrote = False
+    if not check and changes.stale and not changes.foreign:
+        try:
+            apply(folder, rendered, changes)
+            wrote = True
+        except OSError as error:
+            place = Place(project.shown(folder))
+            said.append(diagnostic("PKG401", place, error.strerror or "no reason given"))
+    return replace(
+        outcome,
+        diagnostics=ordered(said),
+        changes=changes,
+        diff=diff,
+        files=tuple(rendered),
+        wrote=wrote,
+    )
+
+
+def _places(found: Diagnostic) -> Iterator[Place]:
+    yield found.place
+    yield from found.related
+
+
+def _cache_key(folder: Path) -> str:
+    """Whatever facts depend on besides the files: the settings and the generator itself."""
+    digest = hashlib.sha256((folder / PYPROJECT).read_bytes())
+    for path in sorted([*Path(__file__).parent.rglob("*.py"), *templates_dir().rglob("*.jinja")]):
+        stat = os.stat(path)
+        digest.update(f"{path.name}:{stat.st_mtime_ns}:{stat.st_size};".encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""A model to the text of the generated package, in memory; the only folder that imports jinja2."""

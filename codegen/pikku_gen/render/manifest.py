@@ -1,0 +1,78 @@
+"""manifest.json: what was found, for programs of any language."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from pikku_gen.model.app import App, FunctionModel, RpcModel, WorkflowModel
+from pikku_gen.model.facts import Option, StepFact
+
+
+def render_manifest(app: App, files: Iterable[str]) -> str:
+    """The manifest's text; `files` are those of the generated package."""
+    document = {
+        "manifest": 1,
+        "package": app.package,
+        "root": app.root,
+        "services": app.services_path or None,
+        "files": sorted(files),
+        "functions": [_function(rpc) for rpc in app.rpcs],
+        "workflows": [_workflow(flow) for flow in app.workflows],
+    }
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _function(rpc: RpcModel) -> dict[str, object]:
+    fact = rpc.function.fact
+    options = _options(fact.options)
+    return {
+        "name": rpc.name,
+        "attribute": rpc.attribute,
+        **_identity(rpc.function),
+        "async": fact.is_async,
+        "expose": options.pop("expose", False),
+        "tags": options.pop("tags", []),
+        "description": options.pop("description", "") or fact.docstring,
+        "options": options,
+    }
+
+
+def _workflow(flow: WorkflowModel) -> dict[str, object]:
+    found: dict[str, object] = {
+        "name": flow.name,
+        "attribute": flow.attribute,
+        **_identity(flow.function),
+        "description": flow.wire.description,
+        "tags": list(flow.wire.tags),
+        "expose": flow.wire.expose,
+        "options": _options(flow.function.fact.options),
+    }
+    steps = flow.function.fact.steps
+    if flow.function.fact.linear and all(step.name for step in steps):
+        found["steps"] = [_step(step) for step in steps]
+    return found
+
+
+def _identity(function: FunctionModel) -> dict[str, object]:
+    return {
+        "module": function.source.module,
+        "qualname": function.fact.qualname,
+        "input": function.input.text if function.fact.has_input else None,
+        "output": function.output.text,
+    }
+
+
+def _options(options: tuple[Option, ...]) -> dict[str, object]:
+    """Literal options by value, others by their source."""
+    return {
+        option.name: json.loads(option.value) if option.literal else {"source": option.value}
+        for option in options
+    }
+
+
+def _step(step: StepFact) -> dict[str, object]:
+    found: dict[str, object] = {"name": step.name, "kind": step.kind}
+    if step.target is not None and step.target.kind != "unknown":
+        found["target"] = step.target.text if step.target.kind != "inline" else None
+    return found

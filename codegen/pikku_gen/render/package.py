@@ -1,0 +1,193 @@
+"""The generated package: a model to the text of each of its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from pikku_gen.model.app import App, FunctionModel, RpcModel, Symbol, TypeRef, WorkflowModel
+from pikku_gen.project import MANIFEST
+from pikku_gen.render.environment import environment, literal
+from pikku_gen.render.imports import Imports
+from pikku_gen.render.manifest import render_manifest
+
+_TYPED: Final = "py.typed"
+_RPC_NAMES: Final = ("BoundRpc", "RpcRef", "Run")
+_WIRE_NAMES: Final = ("Backoff", "Duration", "RpcRef", "StepFailure", "WorkflowSteps")
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A function or workflow as templates print it."""
+
+    attribute: str
+    literal: str
+    input: str
+    output: str
+    has_input: bool
+    docstring: list[str]
+
+
+def render_package(app: App) -> dict[str, str]:
+    """Every file of the package by its path below the package's folder."""
+    shared: dict[str, object] = {
+        "package": app.package,
+        "root": app.root,
+        "rpc_strings": app.rpc_strings,
+        "workflow_strings": app.workflow_strings,
+    }
+    own: dict[str, dict[str, object]] = {
+        "__init__.py": {},
+        "_app.py": _app(app),
+        "_bootstrap.py": {"modules": app.modules},
+        "_context.py": _context(app),
+        "_rpc.py": {"names": _renamed(app.rpcs)},
+        "_rpc.pyi": _rpc_stub(app),
+        "_wire.py": {},
+        "_wire.pyi": _wire_stub(app),
+        "_workflows.py": {"names": _renamed(app.workflows)},
+        "_workflows.pyi": _workflows_stub(app),
+        "sync.py": {},
+        "sync.pyi": _sync_stub(app),
+    }
+    rendered = {
+        path: _tidy(environment().get_template(f"package/{path}.jinja").render(shared | variables))
+        for path, variables in own.items()
+    }
+    rendered[_TYPED] = ""
+    rendered[MANIFEST] = render_manifest(app, [*rendered, MANIFEST])
+    return dict(sorted(rendered.items()))
+
+
+def _app(app: App) -> dict[str, object]:
+    imports = Imports((), ("App", "Context", "WorkflowContext", "registry", "app"))
+    imports.use([app.services])
+    return {
+        "imports": imports.lines(),
+        "services": imports.text(app.services),
+        "services_path": app.services_path,
+        "settings": sorted(app.settings.items()),
+        "project": app.project,
+    }
+
+
+def _context(app: App) -> dict[str, object]:
+    taken = ("Context", "WorkflowContext", "Rpc", "RpcNames", "Wire", "I", "O", "Any", "Callable")
+    imports = Imports((), (*taken, "Coroutine", "Sequence", "Protocol", "TypeVar", "pikku"))
+    imports.use([app.services])
+    text = imports.text(app.services)
+    return {
+        "imports": imports.lines(),
+        "services_argument": text if app.services.is_none else literal(text),
+    }
+
+
+def _rpc_stub(app: App) -> dict[str, object]:
+    attributes = [rpc.attribute for rpc in app.rpcs]
+    fixed = [Symbol("pikku", name) for name in _RPC_NAMES]
+    strings = _overloads(app.rpc_strings, app.rpcs) or _overloads(
+        app.workflow_strings, app.workflows
+    )
+    literals = (app.rpc_strings and app.rpcs) or (app.workflow_strings and app.workflows)
+    never = not (app.rpc_strings and app.rpcs and app.workflow_strings and app.workflows)
+    fixed += _typing(Literal=bool(literals), Never=never, overload=strings)
+    imports = Imports(fixed, (*attributes, "Rpc", "RpcNames"))
+    functions = [rpc.function for rpc in app.rpcs] + [flow.function for flow in app.workflows]
+    imports.use(_types(functions))
+    return {
+        "rpcs": [_rpc_line(imports, rpc) for rpc in app.rpcs],
+        "workflows": [_workflow_line(imports, flow) for flow in app.workflows],
+        "imports": imports.lines(),
+    }
+
+
+def _wire_stub(app: App) -> dict[str, object]:
+    fixed = [Symbol("pikku", name) for name in _WIRE_NAMES]
+    fixed += [Symbol("collections.abc", name) for name in ("Callable", "Coroutine")]
+    fixed += _typing(Any=True, TypeVar=True, overload=True)
+    rpcs = app.rpcs if app.rpc_strings else ()
+    fixed += _typing(Literal=bool(rpcs))
+    imports = Imports(fixed, ("I", "O", "T", "Wire", "do"))
+    imports.use(_types(rpc.function for rpc in rpcs))
+    return {
+        "rpcs": [_rpc_line(imports, rpc) for rpc in rpcs],
+        "imports": imports.lines(),
+    }
+
+
+def _workflows_stub(app: App) -> dict[str, object]:
+    fixed = [Symbol("pikku", name) for name in ("BoundWorkflow", "Run")]
+    fixed.append(Symbol(f"{app.package}._rpc", "Rpc"))
+    emitted = bool(app.workflow_strings and app.workflows)
+    overloads = _overloads(app.workflow_strings, app.workflows)
+    fixed += _typing(ClassVar=True, Literal=emitted, Never=not emitted, overload=overloads)
+    taken = ("Workflows", "workflows", "rpc", "start_workflow", "get_run")
+    return _workflow_lines(app, Imports(fixed, taken))
+
+
+def _sync_stub(app: App) -> dict[str, object]:
+    fixed = [Symbol("pikku", name) for name in ("SyncBoundWorkflow", "SyncRun")]
+    fixed.append(Symbol("contextlib", "AbstractContextManager"))
+    emitted = bool(app.workflow_strings and app.workflows)
+    overloads = _overloads(app.workflow_strings, app.workflows)
+    fixed += _typing(Literal=emitted, Never=not emitted, overload=overloads)
+    taken = ("SyncWorkflows", "SyncApp", "workflows", "get_run", "open_app")
+    return _workflow_lines(app, Imports(fixed, taken))
+
+
+def _workflow_lines(app: App, imports: Imports) -> dict[str, object]:
+    imports.take(flow.attribute for flow in app.workflows)
+    imports.use(_types(flow.function for flow in app.workflows))
+    return {
+        "workflows": [_workflow_line(imports, flow) for flow in app.workflows],
+        "imports": imports.lines(),
+    }
+
+
+def _types(functions: Iterable[FunctionModel]) -> list[TypeRef]:
+    return [ref for function in functions for ref in (function.input, function.output)]
+
+
+def _typing(**names: bool) -> list[Symbol]:
+    return [Symbol("typing", name) for name, used in names.items() if used]
+
+
+def _overloads(emitted: bool, named: tuple[RpcModel, ...] | tuple[WorkflowModel, ...]) -> bool:
+    return emitted and len(named) > 1
+
+
+def _rpc_line(imports: Imports, rpc: RpcModel) -> Line:
+    return _line(imports, rpc.name, rpc.attribute, rpc.function, rpc.function.fact.docstring)
+
+
+def _workflow_line(imports: Imports, flow: WorkflowModel) -> Line:
+    words = flow.wire.description or flow.function.fact.docstring
+    return _line(imports, flow.name, flow.attribute, flow.function, words)
+
+
+def _line(imports: Imports, name: str, attribute: str, function: FunctionModel, words: str) -> Line:
+    module, qualname = function.key
+    return Line(
+        attribute=attribute,
+        literal=literal(name),
+        input=imports.text(function.input),
+        output=imports.text(function.output),
+        has_input=not function.input.is_none,
+        docstring=_docstring(f"{module}:{qualname}", words),
+    )
+
+
+def _docstring(place: str, words: str) -> list[str]:
+    if not words:
+        return [place]
+    escaped = words.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
+    return [place, "", *escaped.split("\n")]
+
+
+def _renamed(named: tuple[RpcModel, ...] | tuple[WorkflowModel, ...]) -> list[tuple[str, str]]:
+    return sorted((item.attribute, item.name) for item in named if item.attribute != item.name)
+
+
+def _tidy(text: str) -> str:
+    return text.rstrip("\n") + "\n"

@@ -1,0 +1,56 @@
+"""Is every name given once, and does every use of one lead somewhere?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from pikku_gen.diagnostics import Diagnostic, diagnostic, nearest
+from pikku_gen.link.shapes import Shapes
+from pikku_gen.model.app import App
+from pikku_gen.model.places import Place
+
+Named = tuple[str, str, Place]
+"""Name, attribute, where it is given."""
+
+
+def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
+    """Duplicate names, colliding attributes, wires and strings that lead nowhere."""
+    rpcs = [(rpc.name, rpc.attribute, rpc.function.name_place) for rpc in app.rpcs]
+    flows = [(flow.name, flow.attribute, flow.place) for flow in app.workflows]
+    yield from _unique("PKG204", rpcs)
+    yield from _unique("PKG205", flows)
+    for loose in app.loose:
+        place = loose.source.at(loose.wire.func_span)
+        yield diagnostic("PKG212", place, loose.wire.func, hint=_loose_hint(app, loose.wire.func))
+    for source, use in app.uses:
+        known = [name for name, _, _ in (rpcs if use.kind == "rpc" else flows)]
+        if use.name not in known:
+            kind = "RPC" if use.kind == "rpc" else "workflow"
+            yield unknown_name(source.at(use.span), kind, use.name, known)
+
+
+def unknown_name(place: Place, kind: str, name: str, known: Iterable[str]) -> Diagnostic:
+    """A name that nothing answers to, with the nearest that does."""
+    close = nearest(name, known)
+    hint = f"did you mean `{close}`?" if close else ""
+    return diagnostic("PKG210", place, f"there is no {kind} named `{name}`", hint=hint)
+
+
+def _unique(code: str, named: list[Named]) -> Iterator[Diagnostic]:
+    names: dict[str, Place] = {}
+    attributes: dict[str, tuple[str, Place]] = {}
+    for name, attribute, place in sorted(named, key=lambda entry: (entry[2], entry[0])):
+        if name in names:
+            yield diagnostic(code, place, name, related=(names[name],))
+            continue
+        names[name] = place
+        if attribute in attributes:
+            yield diagnostic("PKG206", place, attribute, related=(attributes[attribute][1],))
+            continue
+        attributes[attribute] = (name, place)
+
+
+def _loose_hint(app: App, func: str) -> str:
+    workflows = [function.fact.qualname for function in app.bodies]
+    close = nearest(func.rpartition(".")[2], workflows)
+    return f"did you mean `{close}`?" if close else ""

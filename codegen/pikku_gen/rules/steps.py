@@ -1,0 +1,70 @@
+"""Does every step run once, under a name of its own, and reach a target that exists?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pikku_gen.diagnostics import Diagnostic, diagnostic
+from pikku_gen.link.shapes import Shapes
+from pikku_gen.model.app import App, FunctionModel
+from pikku_gen.model.facts import CallFact, StepFact, TargetFact
+from pikku_gen.rules.names import unknown_name
+from pikku_gen.rules.targets import Targets
+
+
+def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
+    """What the bodies of workflows do that would not survive a replay."""
+    targets = Targets(app, shapes)
+    for function in app.bodies:
+        for step in function.fact.steps:
+            yield from _step(function, step)
+            if step.target is not None:
+                yield from _target(targets, function, step.target)
+        for call in function.fact.calls:
+            yield from _call(targets, function, call)
+        for clash in function.fact.concurrent:
+            place = function.source.at(clash.span)
+            first = function.source.at(clash.first)
+            shown = (
+                "{" + (clash.variable if "." in clash.variable else f"{clash.variable}.id") + "}"
+            )
+            hint = f'give each branch its own name: `f"{clash.name} {shown}"`'
+            related = (first,) if clash.first != clash.span else ()
+            yield diagnostic("PKG305", place, clash.name, hint=hint, related=related)
+
+
+def _step(function: FunctionModel, step: StepFact) -> Iterator[Diagnostic]:
+    if step.name_problem:
+        yield diagnostic("PKG304", function.source.at(step.name_span), step.name_problem)
+    if step.fate == "unawaited":
+        yield diagnostic("PKG302", function.source.at(step.span), f"{step.source}(…)")
+    elif step.fate == "unused":
+        yield diagnostic("PKG303", function.source.at(step.span), step.variable)
+
+
+def _target(targets: Targets, function: FunctionModel, target: TargetFact) -> Iterator[Diagnostic]:
+    place = function.source.at(target.span)
+    if target.kind in ("name", "attribute") and targets.rpc(target) is None:
+        names = targets.names if target.kind == "name" else targets.attributes
+        yield unknown_name(place, "RPC", target.text, names)
+    elif target.kind == "workflow" and target.text not in targets.workflow_attributes:
+        yield unknown_name(place, "workflow", target.text, targets.workflow_attributes)
+    elif target.kind == "reference":
+        module = function.source.module
+        if targets.is_unbound(module, target.text):
+            yield unknown_name(place, "function", target.text, targets.bound(module))
+        found = targets.function(module, target.text)
+        if found is not None and found.fact.kind == "workflow" and not targets.is_wired(found):
+            yield diagnostic("PKG213", place, target.text)
+
+
+def _call(targets: Targets, function: FunctionModel, call: CallFact) -> Iterator[Diagnostic]:
+    place = function.source.at(call.span)
+    if call.kind == "rpc" and call.target.partition(".")[0] not in ("invoke", "start_workflow"):
+        hint = f'make it a step: `await ctx.workflow.do("Step name", {call.text}, …)`'
+        yield diagnostic("PKG301", place, f"{call.text}(…)", hint=hint)
+    elif call.kind in ("rpc", "start"):
+        yield diagnostic("PKG301", place, f"{call.text}(…)")
+    elif targets.function(function.source.module, call.target) is not None:
+        hint = f'make it a step: `await ctx.workflow.do("Step name", {call.text}, …)`'
+        yield diagnostic("PKG301", place, f"{call.text}(…)", hint=hint)

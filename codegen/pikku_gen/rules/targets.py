@@ -1,0 +1,60 @@
+"""What the target of a step leads to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pikku_gen.link.app import function_named
+from pikku_gen.link.shapes import Shapes
+from pikku_gen.model.app import App, FunctionModel, RpcModel
+from pikku_gen.model.facts import TargetFact
+
+
+class Targets:
+    """The RPCs and workflows of a project, by every way of naming one."""
+
+    def __init__(self, app: App, shapes: Shapes) -> None:
+        self._table = shapes.table
+        self.names = {rpc.name: rpc for rpc in app.rpcs}
+        self.attributes = {rpc.attribute: rpc for rpc in app.rpcs}
+        self.workflow_names = {flow.name: flow for flow in app.workflows}
+        self.workflow_attributes = {flow.attribute: flow for flow in app.workflows}
+        self._functions = {rpc.function.key: rpc.function for rpc in app.rpcs}
+        self._functions |= {function.key: function for function in app.bodies}
+        self._wired = {flow.function.key for flow in app.workflows}
+
+    def rpc(self, target: TargetFact) -> RpcModel | None:
+        """The RPC that a name or an attribute means."""
+        known = self.names if target.kind == "name" else self.attributes
+        return known.get(target.text)
+
+    def function(self, module: str, dotted: str) -> FunctionModel | None:
+        """The decorated function that a dotted name leads to."""
+        return function_named(self._table, self._functions, module, dotted)
+
+    def is_unbound(self, module: str, dotted: str) -> bool:
+        """True for a name that nothing in its module binds, as far as all of it is known."""
+        symbols = self._table.symbols(module)
+        if symbols is None or not all(map(self._table.is_module, symbols.stars)):
+            return False
+        return self._table.resolve(module, dotted.partition(".")[0]) is None and (
+            dotted.partition(".")[0] not in symbols.bindings
+        )
+
+    def bound(self, module: str) -> Iterable[str]:
+        """The names a module binds."""
+        return self._table.names(module)
+
+    def is_wired(self, function: FunctionModel) -> bool:
+        """True for a workflow that can be started by a name."""
+        return function.key in self._wired
+
+    def declared(self, module: str, target: TargetFact) -> FunctionModel | None:
+        """The function behind any target."""
+        if target.kind in ("name", "attribute"):
+            rpc = self.rpc(target)
+            return rpc.function if rpc else None
+        if target.kind == "workflow":
+            flow = self.workflow_attributes.get(target.text)
+            return flow.function if flow else None
+        return self.function(module, target.text) if target.kind == "reference" else None

@@ -1,0 +1,1 @@
+"""A small shop: a sample application of pikku."""

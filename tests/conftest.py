@@ -1,0 +1,14 @@
+"""Options shared by all tests."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` rewrites what the golden cases expect."""
+    parser.addoption(
+        "--update-golden",
+        action="store_true",
+        help="write what the generator makes of tests/golden over what is expected",
+    )

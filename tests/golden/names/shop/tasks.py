@@ -1,0 +1,5 @@
+from .deps import Context, task
+
+
+@task(expose=True, retries=2, tags=["a", "b"], description="By an alias " "in two pieces")
+def aliased(ctx: Context) -> None: ...

@@ -1,0 +1,3 @@
+from .money import *
+from .people import Person as Person, Team
+from shop.types import orders

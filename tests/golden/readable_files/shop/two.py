@@ -1,0 +1,5 @@
+from shop.one import One
+
+
+class Two:
+    one: One

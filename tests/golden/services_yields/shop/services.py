@@ -1,0 +1,6 @@
+from contextlib import asynccontextmanager
+
+
+@asynccontextmanager
+async def create() -> int:
+    yield 1

@@ -1,0 +1,1 @@
+from market.setup import make as make

@@ -1,0 +1,3 @@
+from shop_pikku import pikku_func
+
+name = "ÿþ"

@@ -1,0 +1,2 @@
+# coding: no-such-encoding
+from shop_pikku import pikku_func
