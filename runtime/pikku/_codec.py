@@ -180,8 +180,8 @@ def digest(text: str) -> str:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
-def first_difference(left: str, right: str) -> str:
-    """The path of the first value in which two JSON texts differ."""
+def first_difference(left: str, right: str) -> str | None:
+    """The path of the first value in which two JSON texts differ; the order of keys is none."""
 
     def walk(a: Any, b: Any, path: str) -> str | None:
         if _type_of(a) is dict and _type_of(b) is dict:
@@ -199,7 +199,7 @@ def first_difference(left: str, right: str) -> str:
             return None if len(a) == len(b) else f"{path}[{min(len(a), len(b))}]"
         return None if _type_of(a) is _type_of(b) and a == b else path
 
-    return walk(from_json(left), from_json(right), "input") or "input"
+    return walk(from_json(left), from_json(right), "input")
 
 
 def _to_text(value: Any, where: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from pikku._bodies import Attempt, Bodies, End, Plan, trimmed_traceback
 from pikku._clock import Alarm
-from pikku._codec import digest, first_difference
+from pikku._codec import first_difference
 from pikku._committer import Committer
 from pikku._error_info import ErrorInfo
 from pikku._functions import Func, Registry, WiredWorkflow
@@ -426,9 +426,12 @@ class Engine:
         self._started(live)
         self._idle[live.run_id] = live
         self._idle.move_to_end(live.run_id)
+        if live.unwinding:
+            return
         while len(self._idle) > self.options.sticky:
             _, oldest = self._idle.popitem(last=False)
-            oldest.park()
+            if not oldest.unwinding:
+                oldest.park()
 
     def left(self, live: LiveRun, settle: Settle) -> None:
         """The run has ended, is suspended or parked."""
@@ -524,7 +527,7 @@ class Engine:
         log.error("run %s cannot be executed here: %s", run.run_id, error)
         settle = Settle("suspended", error=ErrorInfo.of(error).to_json(), reason="missing_function")
         self.submit(
-            Commit(run.run_id, run.turn + 1, run.deliveries, (), (), (), settle),
+            Commit(run.run_id, run.turn + 1, None, (), (), (), settle),
             lambda result: None,
         )
 
@@ -600,8 +603,9 @@ def _check_same_start(run: RunRecord, workflow: str, text: str) -> None:
             f"run {run.run_id!r} exists: it is one of {run.workflow!r}, "
             f"and this start asks for {workflow!r}"
         )
-    if digest(run.input) != digest(text):
+    if run.input == text:
+        return
+    if (path := first_difference(run.input, text)) is not None:
         raise RunConflictError(
-            f"run {run.run_id!r} of {workflow!r} exists with another input: "
-            f"they differ at {first_difference(run.input, text)}"
+            f"run {run.run_id!r} of {workflow!r} exists with another input: they differ at {path}"
         )

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pikku")
 
+# A function whose process died while it cleaned up has at least this long to go on with it.
+AFTER_A_RESTART_US = 10_000_000
 HANDLER_SUFFIX = " (on_error)"
 
 
@@ -204,6 +206,11 @@ class LiveRun:
         self._replay.discard()
 
     @property
+    def unwinding(self) -> bool:
+        """Whether the function cleans up after a cancel, against a deadline kept in memory."""
+        return self._cancelled
+
+    @property
     def moving(self) -> bool:
         """Whether something of the run is under way in this process."""
         return bool(self._busy or self._flights)
@@ -292,8 +299,10 @@ class LiveRun:
         self._start_nothing()
         for flight in self._flights.values():
             flight.requested = flight.called_off = True
-        clock = self._engine.clock
-        self._call_off_at(clock.now_us() + self._engine.options.cleanup_timeout_us)
+        now = self._engine.clock.now_us()
+        requested = self._run.cancel_us or now
+        due = requested + self._engine.options.cleanup_timeout_us
+        self._call_off_at(max(due, now + AFTER_A_RESTART_US))
         self._replay.deliver_cancel()
 
     def _call_off_at(self, due_us: int) -> None:
@@ -420,10 +429,8 @@ class LiveRun:
             if not deliver:
                 self._deliver_handled(ask, main_done)
                 return
-            self._delivered_here += 1
-            if main_done:
-                self._replay.delivered += 1
-            else:
+            if not main_done:
+                self._delivered_here += 1
                 self._replay.deliver(
                     Outcome(ask.key, False, end.text, end.value, None, flight.attempt)
                 )
@@ -451,10 +458,8 @@ class LiveRun:
             self._deliver(Outcome(ask.key, True, None, None, error, flight.attempt), main_done)
 
     def _deliver(self, outcome: Outcome, main_done: bool) -> None:
-        self._delivered_here += 1
-        if main_done:
-            self._replay.delivered += 1
-        else:
+        if not main_done:
+            self._delivered_here += 1
             self._replay.deliver(outcome)
 
     def _retry(self, flight: Flight, end: End, error: ErrorInfo) -> None:
@@ -601,11 +606,14 @@ class LiveRun:
         self._busy = True
         self._settling = settle
         replay = self._replay
+        base: int | None = replay.delivered - self._delivered_here
+        if settle is not None and settle.status != "running" and not self._delivered_here:
+            base = None  # what is recorded beyond that is no business of a function that has ended
         self._engine.submit(
             Commit(
                 self.run_id,
                 self._turn + 1,
-                replay.delivered - self._delivered_here,
+                base,
                 self._ends,
                 self._writes,
                 self._entries,

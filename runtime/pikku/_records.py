@@ -188,12 +188,13 @@ class Commit(NamedTuple):
     `base` is how many outcomes the function had been given before those in `ends`. When the store
     has recorded others meanwhile, nothing is written and the answer is `conflict`: the function
     saw an order that is not the recorded one, so it is replayed and its outcomes come again.
-    So is a run that would park (`settle.status` is `running`) while a word for it is waiting.
+    None where the order no longer matters: the function has ended, or is stopped. A `conflict`, too,
+    is a run that would park (`settle.status` is `running`) while a word for it is waiting.
     """
 
     run_id: str
     turn: int
-    base: int
+    base: int | None
     ends: Sequence[StepWrite]
     asks: Sequence[StepWrite]
     history: Sequence[HistoryEntry] = ()

@@ -160,7 +160,7 @@ def commit(work: Workspace, op: Commit) -> OpResult:
         return FENCED
     if op.turn != run.turn + 1:
         return OK if op.turn == run.turn else FENCED
-    if run.deliveries != op.base:
+    if op.base is not None and run.deliveries != op.base:
         return CONFLICT
     if op.settle is not None and op.settle.status == "running" and work.has_mail(op.run_id):
         return CONFLICT

@@ -1,32 +1,46 @@
 -- add_run --
-INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+INSERT INTO runs (
+    run_id, workflow, status, version, inline, run_attempt, owner, queued, turn, deliveries, tags,
+    started_by, created_us, updated_us
+) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+
+-- add_values --
+INSERT INTO run_values (run, input) VALUES (?,?)
 
 -- save_turn --
-UPDATE runs SET turn = ?, deliveries = ?, updated_us = ? WHERE run_id = ?
+UPDATE runs SET turn = ?, deliveries = ?, updated_us = ? WHERE number = ?
 
 -- save_run --
 UPDATE runs SET
-    status = ?, output = ?, error = ?, run_attempt = ?, owner = ?, queued = ?, turn = ?,
-    deliveries = ?, updated_us = ?, finished_us = ?, cancel_us = ?, cancel_kind = ?,
-    cancel_reason = ?, cancel_delivery = ?, suspend_reason = ?
-WHERE run_id = ?
+    status = ?, run_attempt = ?, owner = ?, queued = ?, turn = ?, deliveries = ?, updated_us = ?,
+    finished_us = ?, cancel_us = ?, cancel_kind = ?, cancel_reason = ?, cancel_delivery = ?,
+    suspend_reason = ?
+WHERE number = ?
+
+-- save_values --
+UPDATE run_values SET output = ?, error = ? WHERE run = ?
+
+-- add_step --
+INSERT INTO steps VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 
 -- save_step --
-INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
-ON CONFLICT (run_id, key) DO UPDATE SET
-    status = excluded.status, attempt = excluded.attempt, failures = excluded.failures,
-    lost = excluded.lost, result = excluded.result, error = excluded.error,
-    worker = excluded.worker, due_us = excluded.due_us, started_us = excluded.started_us,
-    finished_us = excluded.finished_us, delivery = excluded.delivery
+UPDATE steps SET
+    status = ?, attempt = ?, failures = ?, lost = ?, result = ?, error = ?, worker = ?, due_us = ?,
+    started_us = ?, finished_us = ?, delivery = ?
+WHERE number = ?
 
 -- load_steps --
-SELECT * FROM steps WHERE run_id = ? ORDER BY position
+SELECT * FROM steps WHERE run = ? ORDER BY position, number
+
+-- load_step --
+SELECT * FROM steps WHERE run = ? AND key = ?
 
 -- append_history --
-INSERT INTO history (run_id, kind, step, attempt, data, at_us) VALUES (?,?,?,?,?,?)
+INSERT INTO history (run, kind, step, attempt, data, at_us) VALUES (?,?,?,?,?,?)
 
 -- load_history --
-SELECT kind, step, attempt, data, at_us FROM history WHERE run_id = ? ORDER BY id
+SELECT kind, step, attempt, data, at_us FROM history
+WHERE run = (SELECT number FROM runs WHERE run_id = ?) ORDER BY number
 
 -- add_timer --
 INSERT OR REPLACE INTO timers VALUES (?,?,?,?)
@@ -47,10 +61,10 @@ SELECT min(due_us) FROM timers
 INSERT INTO queue (queue, run_id) VALUES (?,?)
 
 -- waiting --
-SELECT id, run_id FROM queue WHERE queue = ? ORDER BY id LIMIT ?
+SELECT number, run_id FROM queue WHERE queue = ? ORDER BY number LIMIT ?
 
 -- dequeue --
-DELETE FROM queue WHERE id = ?
+DELETE FROM queue WHERE number = ?
 
 -- post --
 INSERT INTO inbox (session, run_id, number, key, what, status, result, error)
@@ -60,7 +74,8 @@ VALUES (?,?,?,?,?,?,?,?)
 SELECT 1 FROM inbox WHERE session = ? AND run_id = ? LIMIT 1
 
 -- read_inbox --
-SELECT run_id, number, key, what, status, result, error FROM inbox WHERE session = ? ORDER BY id
+SELECT run_id, number, key, what, status, result, error FROM inbox
+WHERE session = ? ORDER BY number_in_inbox
 
 -- empty_inbox --
 DELETE FROM inbox WHERE session = ?
@@ -80,20 +95,5 @@ SELECT session FROM sessions WHERE expires_us < ?
 -- drop_session --
 DELETE FROM sessions WHERE session = ?
 
--- runs_of --
-SELECT * FROM runs WHERE owner = ? LIMIT ?
-
--- load_run --
-SELECT * FROM runs WHERE run_id = ?
-
 -- count_runs --
 SELECT status, count(*) FROM runs GROUP BY status
-
--- list_runs --
-SELECT * FROM runs
-WHERE (:workflow IS NULL OR workflow = :workflow)
-  AND (:status IS NULL OR status = :status)
-  AND (:before_us IS NULL OR created_us < :before_us)
-  AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
-ORDER BY created_us DESC, run_id
-LIMIT :limit

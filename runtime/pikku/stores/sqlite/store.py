@@ -13,7 +13,14 @@ from pikku._clock import Clock, SystemClock
 from pikku._records import HistoryEntry, LoadedRun, Op, Reply, RunFilter, RunRecord
 from pikku.stores.sqlite.connections import ConnectionThread, connect, translated
 from pikku.stores.sqlite.schema import migrate
-from pikku.stores.sqlite.workspace import QUERIES, SqliteWorkspace, run_of, step_of
+from pikku.stores.sqlite.workspace import (
+    LIST_RUNS,
+    QUERIES,
+    WHOLE_RUN,
+    SqliteWorkspace,
+    run_of,
+    step_of,
+)
 from pikku.stores.transitions import carry_out
 
 T = TypeVar("T")
@@ -119,7 +126,7 @@ class SqliteStore:
 
     async def load_run(self, run_id: str) -> RunRecord | None:
         def read(connection: sqlite3.Connection) -> RunRecord | None:
-            row = connection.execute(QUERIES["load_run"], (run_id,)).fetchone()
+            row = connection.execute(f"{WHOLE_RUN} WHERE run_id = ?", (run_id,)).fetchone()
             return run_of(row) if row else None
 
         return await self._read(read)
@@ -128,10 +135,10 @@ class SqliteStore:
         def read(connection: sqlite3.Connection) -> LoadedRun | None:
             connection.execute("BEGIN")
             try:
-                row = connection.execute(QUERIES["load_run"], (run_id,)).fetchone()
+                row = connection.execute(f"{WHOLE_RUN} WHERE run_id = ?", (run_id,)).fetchone()
                 if row is None:
                     return None
-                steps = connection.execute(QUERIES["load_steps"], (run_id,))
+                steps = connection.execute(QUERIES["load_steps"], (row[0],))
                 return LoadedRun(run_of(row), tuple(step_of(each) for each in steps))
             finally:
                 connection.execute("COMMIT")
@@ -147,7 +154,7 @@ class SqliteStore:
 
     async def list_runs(self, wanted: RunFilter) -> list[RunRecord]:
         def read(connection: sqlite3.Connection) -> list[RunRecord]:
-            rows = connection.execute(QUERIES["list_runs"], wanted._asdict())
+            rows = connection.execute(LIST_RUNS, wanted._asdict())
             return [run_of(row) for row in rows]
 
         return await self._read(read)

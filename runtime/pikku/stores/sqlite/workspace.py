@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import operator
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pikku._records import (
+    CancelRun,
     Commit,
     CompleteStep,
+    CreateRun,
     Delivery,
     HistoryEntry,
     LoadedRun,
     Op,
+    ReleaseRun,
+    ResumeRun,
     RunRecord,
     StepRecord,
 )
@@ -24,8 +30,32 @@ QUERIES = load_queries("pikku.stores.sqlite")
 Row = tuple[Any, ...]
 
 
+# The columns of `runs` in the order of `RunRecord`, with or without what `run_values` holds.
+_COLUMNS = (
+    "runs.number, run_id, workflow, status, {values}, version, inline, run_attempt, owner, queued,"
+    " turn, deliveries, tags, started_by, created_us, updated_us, finished_us, cancel_us,"
+    " cancel_kind, cancel_reason, cancel_delivery, suspend_reason"
+)
+_NO_VALUES = "'', NULL, NULL"
+LEAN_RUN = f"SELECT {_COLUMNS.format(values=_NO_VALUES)} FROM runs"
+WHOLE_RUN = (
+    f"SELECT {_COLUMNS.format(values='input, output, error')}"
+    " FROM runs JOIN run_values ON run = runs.number"
+)
+LIST_RUNS = f"""{WHOLE_RUN}
+WHERE (:workflow IS NULL OR workflow = :workflow)
+  AND (:status IS NULL OR status = :status)
+  AND (:before_us IS NULL OR created_us < :before_us)
+  AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
+ORDER BY runs.number DESC
+LIMIT :limit"""
+
+
 class SqliteWorkspace:
-    """Implements `pikku.stores.transitions.Workspace` inside an open transaction."""
+    """Implements `pikku.stores.transitions.Workspace` inside an open transaction.
+
+    A run that is loaded for a transition comes without its values, which no transition reads.
+    """
 
     def __init__(self, connection: sqlite3.Connection, session: str, now_us: int) -> None:
         self.session = session
@@ -34,78 +64,123 @@ class SqliteWorkspace:
         self._executemany: Callable[..., sqlite3.Cursor] = connection.executemany
         self._alive: bool | None = None
         self._runs: dict[str, RunRecord | None] = {}
+        self._numbers: dict[str, int] = {}
         self._loaded_as: dict[str, Row] = {}
         self._dirty_runs: dict[str, RunRecord] = {}
         self._steps: dict[tuple[str, str], StepRecord | None] = {}
+        self._step_numbers: dict[tuple[str, str], int] = {}
         self._dirty_steps: dict[tuple[str, str], StepRecord] = {}
 
     def prefetch(self, ops: Sequence[Op]) -> None:
-        """Load every row that *ops* name, in two queries."""
-        run_ids: dict[str, None] = {}
-        keys: list[str] = []
+        """Load every row that *ops* name, in a query or two."""
+        lean: dict[str, None] = {}
+        wanted: list[tuple[str, str]] = []
         for op in ops:
-            run_id = getattr(op, "run_id", None)
-            if run_id is None:
-                continue
-            run_ids[run_id] = None
             if isinstance(op, Commit):
-                for write in op.ends:
-                    keys += (run_id, write.key)
-                    self._steps[run_id, write.key] = None
-                for write in op.asks:
-                    keys += (run_id, write.key)
-                    self._steps[run_id, write.key] = None
+                run_id = op.run_id
+                lean[run_id] = None
+                wanted += [(run_id, write.key) for write in op.ends]
+                wanted += [(run_id, write.key) for write in op.asks]
+            elif isinstance(op, CreateRun):
+                self._load_runs(WHOLE_RUN, [op.run_id])
             elif isinstance(op, CompleteStep):
-                keys += (run_id, op.key)
-                self._steps[run_id, op.key] = None
-        self._load_runs(list(run_ids))
-        for start in range(0, len(keys), 512):
-            part = keys[start : start + 512]
-            size = _padded(len(part) // 2)
-            part += [None] * (2 * size - len(part))  # type: ignore[list-item]
-            marks = ",".join(["(?,?)"] * size)
-            for row in self._execute(
-                f"SELECT * FROM steps WHERE (run_id, key) IN (VALUES {marks})", part
-            ):
-                self._steps[row[0], row[1]] = step_of(row)
+                lean[op.run_id] = None
+                wanted.append((op.run_id, op.key))
+            elif isinstance(op, (CancelRun, ResumeRun, ReleaseRun)):
+                lean[op.run_id] = None
+        self._load_runs(LEAN_RUN, [run_id for run_id in lean if run_id not in self._runs])
+        self._load_steps(wanted)
 
-    def _load_runs(self, run_ids: list[str]) -> None:
+    def _load_runs(self, query: str, run_ids: list[str]) -> None:
         for start in range(0, len(run_ids), 256):
             part: list[str | None] = [*run_ids[start : start + 256]]
             for run_id in run_ids[start : start + 256]:
                 self._runs[run_id] = None
             part += [None] * (_padded(len(part)) - len(part))
             marks = ",".join("?" * len(part))
-            for row in self._execute(f"SELECT * FROM runs WHERE run_id IN ({marks})", part):
-                self._lend(run_of(row))
+            for row in self._execute(f"{query} WHERE run_id IN ({marks})", part):
+                self._lend(row)
 
-    def _lend(self, run: RunRecord) -> RunRecord:
+    def _load_steps(self, wanted: list[tuple[str, str]]) -> None:
+        run_ids: dict[int, str] = {}
+        values: list[int | str | None] = []
+        for run_id, key in wanted:
+            self._steps[run_id, key] = None
+            number = self._numbers.get(run_id)
+            if number is not None:
+                run_ids[number] = run_id
+                values += (number, key)
+        for start in range(0, len(values), 512):
+            part = values[start : start + 512]
+            size = _padded(len(part) // 2)
+            part += [None] * (2 * size - len(part))
+            marks = ",".join(["(?,?)"] * size)
+            for row in self._execute(
+                f"SELECT steps.* FROM (VALUES {marks}) AS wanted CROSS JOIN steps "
+                "ON steps.run = wanted.column1 AND steps.key = wanted.column2",
+                part,
+            ):
+                self._lend_step(run_ids[row[1]], row)
+
+    def _lend(self, row: Row) -> RunRecord:
+        run = run_of(row)
         self._runs[run.run_id] = run
+        self._numbers[run.run_id] = row[0]
         self._loaded_as[run.run_id] = _rare(run)
         return run
+
+    def _lend_step(self, run_id: str, row: Row) -> StepRecord:
+        step = step_of(row)
+        self._steps[run_id, step.key] = step
+        self._step_numbers[run_id, step.key] = row[0]
+        return step
 
     def flush(self) -> None:
         """Write what was saved."""
         if self._dirty_runs:
-            turns: list[Row] = []
-            whole: list[Row] = []
-            for run_id, run in self._dirty_runs.items():
-                if self._loaded_as[run_id] == _rare(run):
-                    turns.append((run.turn, run.deliveries, run.updated_us, run_id))
-                else:
-                    whole.append(_saved(run))
-                    self._loaded_as[run_id] = _rare(run)
-            if turns:
-                self._executemany(QUERIES["save_turn"], turns)
-            if whole:
-                self._executemany(QUERIES["save_run"], whole)
-            self._dirty_runs.clear()
+            self._flush_runs()
         if self._dirty_steps:
-            self._executemany(
-                QUERIES["save_step"],
-                [_step_row(run_id, step) for (run_id, _), step in self._dirty_steps.items()],
-            )
-            self._dirty_steps.clear()
+            self._flush_steps()
+
+    def _flush_runs(self) -> None:
+        turns: list[Row] = []
+        whole: list[Row] = []
+        values: list[Row] = []
+        for run_id, run in self._dirty_runs.items():
+            number = self._numbers[run_id]
+            rare = _rare(run)
+            if self._loaded_as[run_id] == rare:
+                turns.append((run.turn, run.deliveries, run.updated_us, number))
+                continue
+            whole.append((*_saved(run), number))
+            if self._loaded_as[run_id][0] != run.status:
+                values.append((run.output, run.error, number))
+            self._loaded_as[run_id] = rare
+        if turns:
+            self._executemany(QUERIES["save_turn"], turns)
+        if whole:
+            self._executemany(QUERIES["save_run"], whole)
+        if values:
+            self._executemany(QUERIES["save_values"], values)
+        self._dirty_runs.clear()
+
+    def _flush_steps(self) -> None:
+        added: list[Row] = []
+        saved: list[Row] = []
+        for place, step in self._dirty_steps.items():
+            number = self._step_numbers.get(place)
+            if number is None:
+                added.append(_added_step(self._numbers[place[0]], step))
+            else:
+                saved.append((*_saved_step(step), number))
+        if saved:
+            self._executemany(QUERIES["save_step"], saved)
+        if added:
+            self._executemany(QUERIES["add_step"], added)
+            for place, _ in self._dirty_steps.items():
+                if place not in self._step_numbers:
+                    self._steps.pop(place)  # it has a number now: load it if it is needed again
+        self._dirty_steps.clear()
 
     def claim(self, queue: str, count: int) -> Iterable[LoadedRun]:
         """Up to *count* waiting runs, now owned by the session, with their steps."""
@@ -120,11 +195,14 @@ class SqliteWorkspace:
                 run.owner = self.session
             self.save_run(run)
             if run.status == "running":
-                yield LoadedRun(run, self.all_steps(run_id))
+                self.flush()
+                yield self.load(run_id)
 
-    def all_steps(self, run_id: str) -> tuple[StepRecord, ...]:
-        rows = self._execute(QUERIES["load_steps"], (run_id,))
-        return tuple(step_of(row) for row in rows)
+    def load(self, run_id: str) -> LoadedRun:
+        """The run with its values and steps; it is there."""
+        row = self._execute(f"{WHOLE_RUN} WHERE run_id = ?", (run_id,)).fetchone()
+        rows = self._execute(QUERIES["load_steps"], (row[0],))
+        return LoadedRun(run_of(row), tuple(step_of(row) for row in rows))
 
     def read_inbox(self) -> list[Delivery]:
         """The session's mail, removed."""
@@ -147,22 +225,28 @@ class SqliteWorkspace:
 
     def run(self, run_id: str) -> RunRecord | None:
         if run_id not in self._runs:
-            self._load_runs([run_id])
+            self._load_runs(LEAN_RUN, [run_id])
         return self._runs[run_id]
 
     def add_run(self, run: RunRecord) -> None:
-        self._execute(QUERIES["add_run"], _run_row(run))
-        self._lend(run)
+        number = self._execute(QUERIES["add_run"], _added_run(run)).lastrowid
+        assert number is not None
+        self._execute(QUERIES["add_values"], (number, run.input))
+        self._runs[run.run_id] = run
+        self._numbers[run.run_id] = number
+        self._loaded_as[run.run_id] = _rare(run)
 
     def save_run(self, run: RunRecord) -> None:
         self._dirty_runs[run.run_id] = run
 
     def step(self, run_id: str, key: str) -> StepRecord | None:
         if (run_id, key) not in self._steps:
-            row = self._execute(
-                "SELECT * FROM steps WHERE run_id = ? AND key = ?", (run_id, key)
-            ).fetchone()
-            self._steps[run_id, key] = step_of(row) if row else None
+            self._steps[run_id, key] = None
+            if self.run(run_id) is not None:
+                wanted = (self._numbers[run_id], key)
+                row = self._execute(QUERIES["load_step"], wanted).fetchone()
+                if row is not None:
+                    self._lend_step(run_id, row)
         return self._steps[run_id, key]
 
     def save_step(self, run_id: str, step: StepRecord) -> None:
@@ -170,7 +254,7 @@ class SqliteWorkspace:
         self._dirty_steps[run_id, step.key] = step
 
     def append_history(self, run_id: str, entry: HistoryEntry) -> None:
-        self._execute(QUERIES["append_history"], (run_id, *entry))
+        self._execute(QUERIES["append_history"], (self._numbers[run_id], *entry))
 
     def add_timer(self, timer: Timer) -> None:
         self._execute(QUERIES["add_timer"], (timer.run_id, timer.key, timer.kind, timer.due_us))
@@ -184,7 +268,8 @@ class SqliteWorkspace:
         self._executemany(
             QUERIES["drop_timer"], [(each.run_id, each.key, each.kind) for each in timers]
         )
-        self._load_runs([each.run_id for each in timers if each.run_id not in self._runs])
+        missing = {each.run_id: None for each in timers if each.run_id not in self._runs}
+        self._load_runs(LEAN_RUN, list(missing))
         return timers
 
     def enqueue(self, queue: str, run_id: str) -> None:
@@ -201,8 +286,9 @@ class SqliteWorkspace:
 
     def runs_of(self, session: str, limit: int) -> Iterable[RunRecord]:
         self.flush()
-        for row in self._execute(QUERIES["runs_of"], (session, limit)).fetchall():
-            yield self._runs.get(row[0]) or self._lend(run_of(row))
+        query = f"{LEAN_RUN} WHERE owner = ? LIMIT ?"
+        for row in self._execute(query, (session, limit)).fetchall():
+            yield self._runs.get(row[1]) or self._lend(row)
 
     def drop_session(self, session: str) -> None:
         self._execute(QUERIES["drop_session"], (session,))
@@ -210,27 +296,24 @@ class SqliteWorkspace:
 
 
 def run_of(row: Row) -> RunRecord:
-    """The run that a row of `runs` holds."""
-    run = RunRecord(*row)
+    """The run that a row of `LEAN_RUN` or `WHOLE_RUN` holds."""
+    run = RunRecord(*row[1:])
     run.inline = bool(run.inline)
     run.queued = bool(run.queued)
-    run.tags = tuple(json.loads(row[13]))
+    run.tags = () if row[14] == "[]" else tuple(json.loads(row[14]))
     return run
 
 
 def step_of(row: Row) -> StepRecord:
     """The step that a row of `steps` holds."""
-    return StepRecord(*row[1:])
+    return StepRecord(*row[2:])
 
 
-def _run_row(run: RunRecord) -> Row:
+def _added_run(run: RunRecord) -> Row:
     return (
         run.run_id,
         run.workflow,
         run.status,
-        run.input,
-        run.output,
-        run.error,
         run.version,
         run.inline,
         run.run_attempt,
@@ -242,63 +325,48 @@ def _run_row(run: RunRecord) -> Row:
         run.started_by,
         run.created_us,
         run.updated_us,
-        run.finished_us,
-        run.cancel_us,
-        run.cancel_kind,
-        run.cancel_reason,
-        run.cancel_delivery,
-        run.suspend_reason,
     )
 
 
-def _rare(run: RunRecord) -> Row:
-    """What most commits leave as it was."""
-    return (run.status, run.owner, run.queued, run.run_attempt, run.cancel_us, run.error)
+# What most commits leave as it was.
+_rare: Callable[[RunRecord], Row] = operator.attrgetter(
+    "status", "owner", "queued", "run_attempt", "cancel_us"
+)
+_saved: Callable[[RunRecord], Row] = operator.attrgetter(
+    "status",
+    "run_attempt",
+    "owner",
+    "queued",
+    "turn",
+    "deliveries",
+    "updated_us",
+    "finished_us",
+    "cancel_us",
+    "cancel_kind",
+    "cancel_reason",
+    "cancel_delivery",
+    "suspend_reason",
+)
+_saved_step: Callable[[StepRecord], Row] = operator.attrgetter(
+    "status",
+    "attempt",
+    "failures",
+    "lost",
+    "result",
+    "error",
+    "worker",
+    "due_us",
+    "started_us",
+    "finished_us",
+    "delivery",
+)
+_step_values: Callable[[StepRecord], Row] = operator.attrgetter(
+    *(field.name for field in dataclasses.fields(StepRecord))
+)
 
 
-def _saved(run: RunRecord) -> Row:
-    return (
-        run.status,
-        run.output,
-        run.error,
-        run.run_attempt,
-        run.owner,
-        run.queued,
-        run.turn,
-        run.deliveries,
-        run.updated_us,
-        run.finished_us,
-        run.cancel_us,
-        run.cancel_kind,
-        run.cancel_reason,
-        run.cancel_delivery,
-        run.suspend_reason,
-        run.run_id,
-    )
-
-
-def _step_row(run_id: str, step: StepRecord) -> Row:
-    return (
-        run_id,
-        step.key,
-        step.position,
-        step.kind,
-        step.target,
-        step.status,
-        step.attempt,
-        step.failures,
-        step.lost,
-        step.digest,
-        step.input,
-        step.result,
-        step.error,
-        step.worker,
-        step.due_us,
-        step.created_us,
-        step.started_us,
-        step.finished_us,
-        step.delivery,
-    )
+def _added_step(run: int, step: StepRecord) -> Row:
+    return (run, *_step_values(step))
 
 
 def _padded(count: int) -> int:

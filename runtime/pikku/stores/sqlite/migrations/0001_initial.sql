@@ -1,11 +1,11 @@
--- One row a run. `turn` and `deliveries` change with every commit, the rest rarely.
+-- One row a run, numbered as they come: the runs under way lie side by side, so that a batch of
+-- commits touches few pages. `turn` and `deliveries` change with every commit, the rest rarely;
+-- what may be long is kept apart, so that it is not written again and again.
 CREATE TABLE runs (
-    run_id          TEXT PRIMARY KEY,
+    number          INTEGER PRIMARY KEY,
+    run_id          TEXT NOT NULL UNIQUE,
     workflow        TEXT NOT NULL,
     status          TEXT NOT NULL,
-    input           TEXT NOT NULL,
-    output          TEXT,
-    error           TEXT,
     version         TEXT NOT NULL,
     inline          INTEGER NOT NULL,
     run_attempt     INTEGER NOT NULL,
@@ -23,14 +23,21 @@ CREATE TABLE runs (
     cancel_reason   TEXT,
     cancel_delivery INTEGER,
     suspend_reason  TEXT
-) WITHOUT ROWID;
+);
 CREATE INDEX runs_by_owner ON runs (owner) WHERE owner IS NOT NULL;
-CREATE INDEX runs_by_time ON runs (created_us);
-CREATE INDEX runs_by_workflow ON runs (workflow, created_us);
-CREATE INDEX runs_by_status ON runs (status, created_us);
+CREATE INDEX runs_by_workflow ON runs (workflow, number);
+CREATE INDEX runs_by_status ON runs (status, number);
+
+CREATE TABLE run_values (
+    run    INTEGER PRIMARY KEY,
+    input  TEXT NOT NULL,
+    output TEXT,
+    error  TEXT
+);
 
 CREATE TABLE steps (
-    run_id      TEXT NOT NULL,
+    number      INTEGER PRIMARY KEY,
+    run         INTEGER NOT NULL,
     key         TEXT NOT NULL,
     position    INTEGER NOT NULL,
     kind        TEXT NOT NULL,
@@ -48,21 +55,21 @@ CREATE TABLE steps (
     created_us  INTEGER NOT NULL,
     started_us  INTEGER,
     finished_us INTEGER,
-    delivery    INTEGER,
-    PRIMARY KEY (run_id, key)
-) WITHOUT ROWID;
+    delivery    INTEGER
+);
+CREATE UNIQUE INDEX steps_by_run ON steps (run, key);
 
 -- What the step records do not say: attempts that failed or were lost, requests, decisions.
 CREATE TABLE history (
-    id      INTEGER PRIMARY KEY,
-    run_id  TEXT NOT NULL,
+    number  INTEGER PRIMARY KEY,
+    run     INTEGER NOT NULL,
     kind    TEXT NOT NULL,
     step    TEXT,
     attempt INTEGER,
     data    TEXT,
     at_us   INTEGER NOT NULL
 );
-CREATE INDEX history_by_run ON history (run_id);
+CREATE INDEX history_by_run ON history (run);
 
 CREATE TABLE timers (
     run_id TEXT NOT NULL,
@@ -74,11 +81,11 @@ CREATE TABLE timers (
 CREATE INDEX timers_by_due ON timers (due_us);
 
 CREATE TABLE queue (
-    id     INTEGER PRIMARY KEY,
+    number INTEGER PRIMARY KEY,
     queue  TEXT NOT NULL,
     run_id TEXT NOT NULL
 );
-CREATE INDEX queue_by_name ON queue (queue, id);
+CREATE INDEX queue_by_name ON queue (queue, number);
 
 -- The lease of a session covers every run that it owns.
 CREATE TABLE sessions (
@@ -87,7 +94,7 @@ CREATE TABLE sessions (
 ) WITHOUT ROWID;
 
 CREATE TABLE inbox (
-    id      INTEGER PRIMARY KEY,
+    number_in_inbox INTEGER PRIMARY KEY,
     session TEXT NOT NULL,
     run_id  TEXT NOT NULL,
     number  INTEGER NOT NULL,
