@@ -22,7 +22,7 @@ from pikku._functions import (
 )
 from pikku._retry import Backoff
 from pikku._run import Run, SyncRun
-from pikku._settings import Config
+from pikku._settings import Config, EngineOptions
 from pikku._sync import SyncApp, SyncBoundWorkflow, sync_opener
 from pikku._workflow import StepFailure, WorkflowSteps, WorkflowWire
 from pikku.errors import (
@@ -40,6 +40,7 @@ __all__ = [
     # the app
     "App",
     "Config",
+    "EngineOptions",
     "QueueService",
     "Registry",
     # what an author's code is given

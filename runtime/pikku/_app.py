@@ -18,7 +18,7 @@ from pikku._contexts import (
 )
 from pikku._functions import NO_INPUT, Registry, RpcAttributes, RpcRefAttributes
 from pikku._run import Run
-from pikku._settings import Config, effective, project_folder
+from pikku._settings import Config, EngineOptions, effective, project_folder
 from pikku._workflow import WorkflowWire
 from pikku.errors import (
     AppNotOpenError,
@@ -29,7 +29,7 @@ from pikku.errors import (
 )
 
 if TYPE_CHECKING:
-    from pikku._engine import Engine, EngineOptions
+    from pikku._engine import Engine
     from pikku._history import RunInfo
     from pikku._live import Flight
     from pikku._records import RunStatus
@@ -178,7 +178,7 @@ class App(Generic[S_co]):
                 f"the app {self.package} is open already",
                 hint="open it once in a process, such as in the server's lifespan",
             )
-        from pikku._engine import Engine, EngineOptions
+        from pikku._engine import Engine
         from pikku.stores import make_store
 
         self.register()
@@ -387,8 +387,13 @@ class Contexts:
     """Makes the contexts that functions and workflows are given."""
 
     def __init__(self, app: App[Any], opened: OpenApp) -> None:
+        from pikku._logging import ContextLogger
+        from pikku._recorder import RunRecorder
+
         self._app = app
         self._opened = opened
+        self._logger = ContextLogger
+        self._recorder = RunRecorder
 
     def function(self, run_id: str, flight: Flight, workflow: str) -> Any:
         ask = flight.ask
@@ -409,29 +414,24 @@ class Contexts:
         return self._function(step, {"run_id": step.run_id, "step": step.name, "function": name})
 
     def _function(self, step: StepContext, extra: Mapping[str, object]) -> Any:
-        from pikku._logging import ContextLogger
-
         app = self._app
         caller = _StepCaller(app, step)
         return app._context(
             self._opened.services,
             app._rpc(caller),
-            ContextLogger(extra),
+            self._logger(extra),
             step.run_id,
             step,
             caller,
         )
 
     def workflow(self, run_id: str, name: str, replay: Replay) -> Any:
-        from pikku._logging import ContextLogger
-        from pikku._recorder import RunRecorder
-
         app = self._app
-        recorder = RunRecorder(app.registry, self._opened.engine.clock, replay)
+        recorder = self._recorder(app.registry, self._opened.engine.clock, replay)
         return app._workflow_context(
             self._opened.services,
             app._rpc_refs(),
-            ContextLogger({"run_id": run_id, "workflow": name}, replay),
+            self._logger({"run_id": run_id, "workflow": name}, replay),
             run_id,
             app._wire(recorder),
         )

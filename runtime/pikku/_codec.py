@@ -255,11 +255,14 @@ def _check_plain(value: Any, where: str, path: str, depth: int) -> None:
 def _check_same(decoded: Any, value: Any, where: str, path: str, depth: int) -> None:
     """Whether the decoded value is the original again: equal, and of the same classes."""
     kind = _type_of(value)
-    if _type_of(decoded) is not kind:
+    back = _type_of(decoded)
+    if back is not kind:
+        if kind is int and back is float and decoded == value:
+            return  # an int where a float is declared, which every type checker allows (PEP 484)
         raise PayloadError(
             where,
             path,
-            f"is a {kind.__qualname__} and would come back as a {type(decoded).__qualname__}",
+            f"has the class {kind.__qualname__} and would come back with {back.__qualname__}",
             hint="return exactly the declared class, or declare a union with a discriminator",
         )
     if kind is str or kind is int or kind is bool or value is None:

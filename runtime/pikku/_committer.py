@@ -29,6 +29,7 @@ class Committer:
         want: how many runs to claim from each queue; the caller may change it between calls.
         on_reply: told of each reply after the operations' own results.
         on_idle: called when nothing is left to send.
+        on_answered: called when somebody goes on with the answer to a request.
         busy: whether coroutines of steps are under way and need the loop.
     """
 
@@ -40,6 +41,7 @@ class Committer:
         want: Mapping[str, int],
         on_reply: Callable[[Reply], None],
         on_idle: Callable[[], None],
+        on_answered: Callable[[], None],
         busy: Callable[[], bool],
     ) -> None:
         self._store = store
@@ -47,6 +49,7 @@ class Committer:
         self._want = want
         self._on_reply = on_reply
         self._on_idle = on_idle
+        self._on_answered = on_answered
         self._busy = busy
         self._ops: list[Op] = []
         self._dones: list[Done] = []
@@ -96,7 +99,7 @@ class Committer:
             return await answer
         finally:
             self.requests -= 1
-            asyncio.get_running_loop().call_soon(self._on_idle)
+            self._on_answered()
 
     def poke(self) -> None:
         """Make a call even if there is nothing to send: for claims and mail."""

@@ -9,7 +9,6 @@ import json
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pikku._bodies import Attempt, Bodies, End, Plan, trimmed_traceback
@@ -37,8 +36,10 @@ from pikku._records import (
     Settle,
 )
 from pikku._replay import Ask, Replay
-from pikku._session import FOREVER_SECONDS, LEASE_SECONDS, Session
+from pikku._session import FOREVER_SECONDS, Session
+from pikku._settings import EngineOptions
 from pikku.errors import (
+    LeaseLostError,
     ResultTimeoutError,
     RunConflictError,
     RunNotFoundError,
@@ -53,28 +54,6 @@ SWEEP_SECONDS = 1.0
 WATCH_SECONDS = 0.1
 CLAIM_AT_ONCE = 50
 REMEMBERED_ENDS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class EngineOptions:
-    """What may be tuned; every default is meant to be left alone.
-
-    Attributes:
-        lease_seconds: how long a silent process keeps its runs.
-        threads: how many synchronous functions run at once.
-        sticky: how many runs that wait stay in memory, to go on without a replay; 0 parks each
-            at once.
-        drain_seconds: how long `close` waits for attempts under way.
-        cleanup_timeout_us: how long a cancelled function may clean up.
-        max_lost_attempts: after how many processes lost in its attempts a step is given up.
-    """
-
-    lease_seconds: float = LEASE_SECONDS
-    threads: int = 32
-    sticky: int = 1000
-    drain_seconds: float = 30.0
-    cleanup_timeout_us: int = 60_000_000
-    max_lost_attempts: int = 3
 
 
 class Contexts(Protocol):
@@ -128,6 +107,7 @@ class Engine:
             want=self._want,
             on_reply=self._on_reply,
             on_idle=self._quiet,
+            on_answered=self._quiet_soon,
             busy=lambda: self.bodies.busy,
         )
         self.submit = self._committer.submit
@@ -575,7 +555,7 @@ class Engine:
         if self._closed or self._renewing:
             return
         self._renewing = True
-        log.error("the lease of this process ran out; its runs go on elsewhere")
+        log.error("%s", LeaseLostError("the lease of this process ran out"))
         for live in list(self._live.values()):
             live.drop()
         self._spawn(self._renew())

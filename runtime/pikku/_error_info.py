@@ -14,6 +14,7 @@ class ErrorInfo(NamedTuple):
     code: str | None = None
     kinds: tuple[str, ...] = ()
     traceback: str | None = None
+    hint: str | None = None
 
     @classmethod
     def of(cls, error: BaseException, *, traceback: str | None = None) -> ErrorInfo:
@@ -22,8 +23,14 @@ class ErrorInfo(NamedTuple):
         kinds = tuple(_class_name(each) for each in type(error).__mro__[:-1])
         message = getattr(error, "message", None) if code else None
         text = message if isinstance(message, str) else _message(error)
+        hint = getattr(error, "hint", None) if isinstance(message, str) else None
         return cls(
-            type(error).__name__, text, code if isinstance(code, str) else None, kinds, traceback
+            type(error).__name__,
+            text,
+            code if isinstance(code, str) else None,
+            kinds,
+            traceback,
+            hint if isinstance(hint, str) and hint else None,
         )
 
     def is_a(self, kind: builtins.type[BaseException]) -> bool:
@@ -48,6 +55,7 @@ class ErrorInfo(NamedTuple):
             data.get("code"),
             tuple(data.get("kinds") or ()),
             data.get("traceback"),
+            data.get("hint"),
         )
 
 

@@ -126,9 +126,9 @@ class Func(RpcRef[I_contra, O_co]):
         tags: Sequence[str] = (),
         description: str = "",
     ) -> None:
+        self.declaration = _Declaration(func, "function")
         super().__init__(name if name is not None else func.__name__)
         self.func = func
-        self.declaration = _Declaration(func, "function")
         self.is_async = inspect.iscoroutinefunction(func)
         self.expose = expose
         self.tags = tuple(tags)
@@ -143,6 +143,7 @@ class Workflow(WorkflowRef[I_contra, O_co]):
     """What `@pikku_workflow_func` returns; unrelated to `Func`. It has a name once it is wired."""
 
     def __init__(self, func: Callable[..., Any], *, timeout: Duration | None = None) -> None:
+        self.declaration = _Declaration(func, "workflow")
         super().__init__(func.__name__)
         if not inspect.iscoroutinefunction(func):
             raise DeclarationError(
@@ -150,7 +151,6 @@ class Workflow(WorkflowRef[I_contra, O_co]):
                 hint="a workflow awaits its steps; write `async def`",
             )
         self.func = func
-        self.declaration = _Declaration(func, "workflow")
         self.timeout_us = None if timeout is None else duration_us(timeout)
 
 
@@ -176,12 +176,15 @@ class _Declaration:
     """The parameters of a decorated function and, once needed, the codecs of their types."""
 
     def __init__(self, func: Callable[..., Any], kind: str) -> None:
+        if not inspect.isfunction(func):
+            raise DeclarationError(
+                f"{func!r} is no function and cannot be a pikku {kind}",
+                hint="decorate a plain function, once",
+            )
         self.place = place_of(func)
         self._func = func
         self._kind = kind
         self._codecs: tuple[Codec, Codec] | None = None
-        if not inspect.isfunction(func):
-            raise DeclarationError(f"{func!r} is no function and cannot be a pikku {kind}")
         code = func.__code__
         count = code.co_argcount
         if count not in (1, 2) or code.co_kwonlyargcount or code.co_flags & 0x0C:

@@ -203,6 +203,8 @@ class LiveRun:
     def abandon(self) -> None:
         """Be gone as with a dying process."""
         self.gone = True
+        if self._cleanup is not None:
+            self._cleanup.cancel()
         self._replay.discard()
 
     @property
@@ -246,7 +248,9 @@ class LiveRun:
         done = main.done
         while not replay.stopped:
             if not done():
-                if self._deliver_recorded():
+                # Once an outcome of this process has been delivered, the next number is its own;
+                # should others have recorded one under it, the store answers with `conflict`.
+                if not self._delivered_here and self._deliver_recorded():
                     continue
                 if replay.new_asks:
                     for ask in replay.take_asks():
@@ -268,10 +272,6 @@ class LiveRun:
 
     def _deliver_recorded(self) -> bool:
         """Hand the function the next outcome that is recorded, if there is one."""
-        if self._delivered_here:
-            # The next number is this process's own; should somebody else have recorded an
-            # outcome under it, the store answers the commit with `conflict`.
-            return False
         replay = self._replay
         number = replay.delivered + 1
         if number > replay.recorded_deliveries and not self._external:
@@ -431,9 +431,7 @@ class LiveRun:
                 return
             if not main_done:
                 self._delivered_here += 1
-                self._replay.deliver(
-                    Outcome(ask.key, False, end.text, end.value, None, flight.attempt)
-                )
+                self._replay.deliver_value(ask, end.value)
             return
         plan: Plan = ask.plan
         error = end.error or ErrorInfo("Exception", "")
@@ -544,7 +542,7 @@ class LiveRun:
         self._suspend("nondeterminism", error)
 
     def _suspend(self, reason: str, error: PikkuError) -> None:
-        text = ErrorInfo.of(error)._replace(message=f"{error.message} ({error.hint})").to_json()
+        text = ErrorInfo.of(error).to_json()
         if self._cancel is not None:
             self._commit(self._cancelled_settle())
         else:

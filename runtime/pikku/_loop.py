@@ -12,7 +12,7 @@ import logging
 import sys
 import weakref
 import zlib
-from asyncio import events, tasks
+from asyncio import _get_running_loop, _set_running_loop, tasks
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
@@ -27,24 +27,23 @@ log = logging.getLogger("pikku")
 MAX_CALLBACKS = 2_000_000
 
 
-class Callback:
-    """A call that waits for its turn; of `asyncio.Handle` what asyncio uses."""
+class Callback(list[Any]):
+    """A call that waits for its turn: function, arguments, context. Of `asyncio.Handle` it has what
+    asyncio uses."""
 
-    __slots__ = ("args", "called_off", "context", "function")
-
-    def __init__(
-        self, function: Callable[..., object], args: tuple[Any, ...], context: Context
-    ) -> None:
-        self.function = function
-        self.args = args
-        self.context = context
-        self.called_off = False
+    __slots__ = ()
 
     def cancel(self) -> None:
-        self.called_off = True
+        """Let nothing happen when its turn comes."""
+        self[0], self[1] = _do_nothing, ()
 
     def cancelled(self) -> bool:
-        return self.called_off
+        """Whether it was called off."""
+        return self[0] is _do_nothing
+
+
+def _do_nothing() -> None:
+    pass
 
 
 class RunTask(asyncio.Task[Any]):
@@ -106,15 +105,15 @@ class RunLoop:
         ready = self._ready
         if not ready or self._halted:
             return
-        host = _enter(self.for_asyncio)
+        host = _get_running_loop()
+        task = _leave_current_task(host) if _ONE_CURRENT_TASK else None
+        _set_running_loop(self.for_asyncio)
         left = MAX_CALLBACKS
         try:
             while ready and not self._halted:
-                callback = ready.popleft()
-                if callback.called_off:
-                    continue
+                function, args, context = ready.popleft()
                 try:
-                    callback.context.run(callback.function, *callback.args)
+                    context.run(function, *args)
                 except (SystemExit, KeyboardInterrupt):
                     raise
                 except BaseException as error:
@@ -127,7 +126,9 @@ class RunLoop:
                         hint="look for a loop whose only await is asyncio.sleep(0)",
                     )
         finally:
-            _leave(host)
+            _set_running_loop(host)
+            if task is not None and host is not None:
+                tasks._enter_task(host, task)
 
     def halt(self) -> None:
         """Stop the function where it stands, from outside: nothing of it runs any more."""
@@ -138,7 +139,9 @@ class RunLoop:
         """Close every task's coroutine, innermost last asked first. `finally` blocks run now;
         whatever they await is the caller's to refuse."""
         self._halted = True
-        host = _enter(self.for_asyncio)
+        host = _get_running_loop()
+        current = _leave_current_task(host) if _ONE_CURRENT_TASK else None
+        _set_running_loop(self.for_asyncio)
         try:
             for task in reversed(self._tasks):
                 if not task.done():
@@ -146,14 +149,16 @@ class RunLoop:
         finally:
             self._ready.clear()
             self._tasks.clear()
-            _leave(host)
+            _set_running_loop(host)
+            if current is not None and host is not None:
+                tasks._enter_task(host, current)
 
     # --- what asyncio calls ---------------------------------------------------------------------
 
     def call_soon(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
     ) -> Callback:
-        made = Callback(callback, args, context or copy_context())
+        made = Callback((callback, args, context or copy_context()))
         self._ready.append(made)
         return made
 
@@ -204,26 +209,13 @@ class RunLoop:
 
 # From 3.14 on a thread has one current task, not one for each loop.
 _ONE_CURRENT_TASK = sys.version_info >= (3, 14)
-_Host = tuple[asyncio.AbstractEventLoop | None, "asyncio.Task[Any] | None"]
 
 
-def _enter(inner: asyncio.AbstractEventLoop) -> _Host:
-    """Put the host's loop and task aside for the length of a turn."""
-    loop = events._get_running_loop()
-    task = None
-    if _ONE_CURRENT_TASK and loop is not None:
-        task = tasks.current_task(loop)
-        if task is not None:
-            tasks._leave_task(loop, task)
-    events._set_running_loop(inner)
-    return loop, task
-
-
-def _leave(host: _Host) -> None:
-    loop, task = host
-    events._set_running_loop(loop)
-    if task is not None and loop is not None:
-        tasks._enter_task(loop, task)
+def _leave_current_task(loop: asyncio.AbstractEventLoop | None) -> asyncio.Task[Any] | None:
+    if loop is None or (task := tasks.current_task(loop)) is None:
+        return None
+    tasks._leave_task(loop, task)
+    return task
 
 
 class GeneratorHooks:
@@ -244,7 +236,7 @@ class GeneratorHooks:
             sys.set_asyncgen_hooks(*self._host)
 
     def _first_iteration(self, generator: Any) -> None:
-        if isinstance(cast(object, events._get_running_loop()), RunLoop):
+        if isinstance(cast(object, _get_running_loop()), RunLoop):
             self._ours.add(generator)
         elif self._host.firstiter is not None:
             self._host.firstiter(generator)

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 
 from pikku._bodies import End, Plan
 from pikku._clock import Clock, as_datetime
-from pikku._codec import PLAIN, Codec, codec_for, digest
+from pikku._codec import PLAIN, Codec, codec_for
 from pikku._durations import Duration
 from pikku._functions import NO_INPUT, Registry, resolve_annotations, step_policy
 from pikku._replay import Replay
@@ -59,10 +59,9 @@ class RunRecorder:
             "rpc",
             step,
             target,
-            plan=Plan(func, None, text, codec, policy, on_error, where),
-            input=text,
-            digest=digest,
-            decode=lambda stored: codec.decode(stored, where),
+            Plan(func, None, text, codec, policy, on_error, where),
+            codec,
+            text,
         )
 
     def inline(
@@ -88,26 +87,18 @@ class RunRecorder:
         if retries is not None or retry_delay is not None or timeout is not None:
             policy = step_policy(where, policy, retries, retry_delay, timeout)
         return self._replay.ask(
-            "inline",
-            step,
-            "",
-            plan=Plan(None, target, None, codec, policy, on_error, where),
-            decode=lambda stored: codec.decode(stored, where),
+            "inline", step, "", Plan(None, target, None, codec, policy, on_error, where), codec
         )
 
     def sleep(
         self, step: str, *, wait_us: int | None = None, until_us: int | None = None
     ) -> asyncio.Future[Any]:
-        return self._replay.ask("sleep", step, "", plan=(wait_us, until_us))
+        return self._replay.ask("sleep", step, "", (wait_us, until_us))
 
     def side_effect(self, name: str) -> asyncio.Future[Any]:
         codec = codec_for(_RESULT_TYPES[name], name)
         return self._replay.ask(
-            "side_effect",
-            name,
-            "",
-            plan=functools.partial(self._draw, name, codec),
-            decode=lambda stored: codec.decode(stored, name),
+            "side_effect", name, "", functools.partial(self._draw, name, codec), codec
         )
 
     def cancel(self, reason: str) -> asyncio.Future[Any]:

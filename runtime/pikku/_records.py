@@ -188,8 +188,8 @@ class Commit(NamedTuple):
     `base` is how many outcomes the function had been given before those in `ends`. When the store
     has recorded others meanwhile, nothing is written and the answer is `conflict`: the function
     saw an order that is not the recorded one, so it is replayed and its outcomes come again.
-    None where the order no longer matters: the function has ended, or is stopped. A `conflict`, too,
-    is a run that would park (`settle.status` is `running`) while a word for it is waiting.
+    None where the order no longer matters: the function has ended, or is stopped. A run that would
+    park (`settle.status` is `running`) while a word for it is waiting is a `conflict`, too.
     """
 
     run_id: str

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, NamedTuple
 
+from pikku._codec import Codec, digest
 from pikku._error_info import ErrorInfo
 from pikku._ids import check_step_name, step_key
 from pikku._loop import RunLoop
@@ -25,8 +26,8 @@ from pikku.errors import Discarded, PikkuError, StepFailedError, WorkflowBodyErr
 class Ask(NamedTuple):
     """One step that the function asked for.
 
-    `plan` is what executes it, known to the engine; `decode` turns the recorded JSON text into
-    the value that the function is handed.
+    `plan` is what executes it, known to the engine; `codec` turns the recorded JSON text into the
+    value that the function is handed.
     """
 
     key: str
@@ -37,7 +38,7 @@ class Ask(NamedTuple):
     digest: str
     input: str | None
     plan: Any
-    decode: Callable[[str], Any] | None
+    codec: Codec | None
     future: asyncio.Future[Any]
     record: StepRecord | None
 
@@ -113,11 +114,9 @@ class Replay:
         kind: StepKindName,
         name: str,
         target: str,
-        *,
         plan: Any,
+        codec: Codec | None = None,
         input: str | None = None,
-        digest: Callable[[str], str] | None = None,
-        decode: Callable[[str], Any] | None = None,
     ) -> asyncio.Future[Any]:
         """A future for the outcome of the next step in the function's order.
 
@@ -136,7 +135,7 @@ class Replay:
             ordinal += 1
             key = step_key(name, ordinal)
         reached[name] = ordinal
-        fingerprint = digest(input) if ordinal and digest and input is not None else ""
+        fingerprint = digest(input) if ordinal and input is not None else ""
         record = self._recorded.get(key) if self._recorded else None
         future = self.loop.create_future()
         ask = Ask(
@@ -148,7 +147,7 @@ class Replay:
             fingerprint,
             input,
             plan,
-            decode,
+            codec,
             future,
             record,
         )
@@ -241,14 +240,24 @@ class Replay:
                 future.set_exception(StepFailedError(error, ask.name, outcome.attempt))
             elif outcome.value is not NOT_DECODED:
                 future.set_result(outcome.value)
-            elif outcome.text is None or ask.decode is None:
+            elif outcome.text is None or ask.codec is None:
                 future.set_result(None)
             else:
                 try:
-                    future.set_result(ask.decode(outcome.text))
+                    future.set_result(ask.codec.decode(outcome.text, f"step {ask.name!r}"))
                 except PikkuError as error:
                     self.stop(error)
                     return
+            try:
+                self.loop.run_until_idle()
+            except WorkflowBodyError as error:
+                self.stop(error)
+
+    def deliver_value(self, ask: Ask, value: Any) -> None:
+        """`deliver`, for the value of a step that has just ended in this process."""
+        self.delivered += 1
+        if not ask.future.done():
+            ask.future.set_result(value)
             try:
                 self.loop.run_until_idle()
             except WorkflowBodyError as error:

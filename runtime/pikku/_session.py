@@ -16,7 +16,6 @@ from pikku.stores.base import Store
 
 log = logging.getLogger("pikku")
 
-LEASE_SECONDS = 6.0
 FOREVER_SECONDS = 10 * 365 * 86_400.0
 LOOP_GRACE_SECONDS = 30.0
 

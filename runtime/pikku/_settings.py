@@ -17,6 +17,28 @@ DEFAULT_STORE = "sqlite:///.pikku/runs.db"
 ENVIRONMENT = {"store": "PIKKU_STORE", "queue_service": "PIKKU_QUEUE_SERVICE"}
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """What may be tuned; every default is meant to be left alone.
+
+    Attributes:
+        lease_seconds: how long a silent process keeps its runs.
+        threads: how many synchronous functions run at once.
+        sticky: how many runs that wait stay in memory, to go on without a replay; 0 parks each
+            at once.
+        drain_seconds: how long `close` waits for attempts under way.
+        cleanup_timeout_us: how long a cancelled function may clean up.
+        max_lost_attempts: after how many processes lost in its attempts a step is given up.
+    """
+
+    lease_seconds: float = 6.0
+    threads: int = 32
+    sticky: int = 1000
+    drain_seconds: float = 30.0
+    cleanup_timeout_us: int = 60_000_000
+    max_lost_attempts: int = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """The settings in effect; a services factory may take it as its one argument.

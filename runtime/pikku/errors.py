@@ -189,7 +189,8 @@ class StepFailedError(WorkflowError):
         self.attempt_count = attempt_count
         attempts = "1 attempt" if attempt_count == 1 else f"{attempt_count} attempts"
         super().__init__(
-            f"step {step_name!r} failed after {attempts}: {error.type}: {error.message}", hint=""
+            f"step {step_name!r} failed after {attempts}: {error.type}: {error.message}",
+            hint=error.hint or "",
         )
 
     def caused_by(self, kind: type[BaseException], /) -> bool:
@@ -207,7 +208,8 @@ class RunFailedError(WorkflowError):
         self.workflow = workflow
         self.error = error
         super().__init__(
-            f"run {run_id} of {workflow!r} failed: {error.type}: {error.message}", hint=""
+            f"run {run_id} of {workflow!r} failed: {error.type}: {error.message}",
+            hint=error.hint or "",
         )
 
     def caused_by(self, kind: type[BaseException], /) -> bool:

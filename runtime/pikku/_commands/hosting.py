@@ -7,14 +7,15 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pikku._commands.output import printable, shortened, tell
-from pikku._commands.waiting import Wait, progress_line, wait_of
+from pikku._commands.waiting import Wait, progress_line, suspension_of, wait_of
 from pikku._records import ENDED_STEP, FINAL_STATUSES, LoadedRun
 from pikku.errors import ConfigurationError, PikkuError, ResultTimeoutError, RunNotFoundError
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FOLLOW_SECONDS = 0.05
+# Whoever signals a process and its group delivers one request twice.
+SAME_SIGNAL_SECONDS = 0.3
 
 
 class Stopped(Exception):
@@ -40,27 +43,37 @@ class Stopped(Exception):
 
 
 @asynccontextmanager
-async def hosting(app: App[Any], store: str | None, *, sticky: bool) -> AsyncGenerator[Engine, None]:
+async def hosting(
+    app: App[Any], store: str | None, *, sticky: bool
+) -> AsyncGenerator[Engine, None]:
     """The engine of *app*, open. Without *sticky*, a run that only waits leaves this process.
 
     Raises:
-        ConfigurationError: if one of the app's own modules cannot be imported.
+        ConfigurationError: if the app's own code raises when it is imported or opened.
     """
-    from pikku._engine import EngineOptions
+    from pikku._settings import EngineOptions
 
+    options = EngineOptions() if sticky else EngineOptions(sticky=0)
+    async with AsyncExitStack() as stack:
+        with _blaming(f"a module of {app.package} cannot be imported"):
+            app.register()
+        with _blaming(f"{app.package} cannot be opened"):
+            await stack.enter_async_context(app.open(store=store, options=options))
+        yield app.opened.engine
+
+
+@contextmanager
+def _blaming(what: str) -> Generator[None, None, None]:
+    """Turn what the app's own code raises into an error that begins with *what*."""
     try:
-        app.register()
-    except (PikkuError, KeyboardInterrupt):
+        yield
+    except PikkuError:
         raise
     except Exception as error:
         tell(_own_frames(error))
         raise ConfigurationError(
-            f"a module of {app.package} cannot be imported: {type(error).__name__}: {error}",
-            hint="the traceback is above",
+            f"{what}: {type(error).__name__}: {error}", hint="the traceback is above"
         ) from error
-    options = EngineOptions() if sticky else EngineOptions(sticky=0)
-    async with app.open(store=store, options=options):
-        yield app.opened.engine
 
 
 def _own_frames(error: Exception) -> str:
@@ -84,6 +97,7 @@ class Stop:
     def __init__(self) -> None:
         self.asked = asyncio.Event()
         self.number = 0
+        self._at = 0.0
 
     def __enter__(self) -> Stop:
         loop = asyncio.get_running_loop()
@@ -97,13 +111,17 @@ class Stop:
             loop.remove_signal_handler(number)
 
     def _received(self, number: int) -> None:
+        now = time.monotonic()
         if self.asked.is_set():
+            if now - self._at < SAME_SIGNAL_SECONDS:
+                return
             tell(f"{signal.Signals(number).name} again: stopped at once")
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(128 + number)
-        self.number = number
-        tell(f"{signal.Signals(number).name}: finishing what is under way; once more to stop at once")
+        self.number, self._at = number, now
+        name = signal.Signals(number).name
+        tell(f"{name}: finishing what is under way; once more to stop at once")
         self.asked.set()
 
     async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T:
@@ -140,14 +158,8 @@ def run_until_stopped(main: Callable[[Stop], Coroutine[Any, Any, T]]) -> T:
         click.get_current_context().exit(stopped.exit_code)
 
 
-async def follow(
-    store: Store,
-    run_id: str,
-    *,
-    new: bool,
-    to_the_end: bool,
-    timeout_us: int | None = None,
-    tell_progress: Callable[[str], None] = tell,
+async def follow_unless_stopped(
+    stop: Stop, engine: Engine, run_id: str, *, new: bool, to_the_end: bool, timeout_us: int | None
 ) -> tuple[LoadedRun, Wait]:
     """The run once it is final, or once it only waits unless *to_the_end*; what happens is told,
     and unless the run is *new*, what was recorded before.
@@ -155,20 +167,22 @@ async def follow(
     Raises:
         RunNotFoundError: if there is none.
         ResultTimeoutError: if that takes longer than *timeout_us*; the run goes on.
+        Stopped: if a signal comes first; the run goes on.
     """
+    go_on = f"it goes on with: pikku worker, or: pikku runs resume {run_id} --wait"
     try:
         async with asyncio.timeout(None if timeout_us is None else timeout_us / 1e6):
-            return await _follow(store, run_id, new, to_the_end, tell_progress)
+            return await stop.unless_asked(_follow(engine.store, run_id, new, to_the_end))
     except TimeoutError:
         raise ResultTimeoutError(
-            f"run {run_id} did not end within {(timeout_us or 0) / 1e6:g} s",
-            hint=f"it goes on with: pikku runs resume {run_id} --wait",
+            f"run {run_id} did not end within {(timeout_us or 0) / 1e6:g} s", hint=go_on
         ) from None
+    except Stopped:
+        tell(go_on)
+        raise
 
 
-async def _follow(
-    store: Store, run_id: str, new: bool, to_the_end: bool, tell_progress: Callable[[str], None]
-) -> tuple[LoadedRun, Wait]:
+async def _follow(store: Store, run_id: str, new: bool, to_the_end: bool) -> tuple[LoadedRun, Wait]:
     told: dict[str, tuple[int, str]] | None = {} if new else None
     seen: tuple[object, ...] | None = None
     while True:
@@ -181,7 +195,11 @@ async def _follow(
             if loaded is None:
                 raise RunNotFoundError(run_id, store=store.address)
             seen = now
-            told = _tell_news(loaded, told, tell_progress)
+            told = _tell_news(loaded, told)
+            suspension = suspension_of(loaded.run)
+            if suspension is not None:
+                tell(f"suspended ({suspension.reason}): {printable(suspension.explanation)}")
+                tell(f"what to do: {suspension.remedy}")
             wait = wait_of(loaded, store.clock.now_us())
             if loaded.run.status in FINAL_STATUSES:
                 return loaded, wait
@@ -191,9 +209,7 @@ async def _follow(
 
 
 def _tell_news(
-    loaded: LoadedRun,
-    told: dict[str, tuple[int, str]] | None,
-    tell_progress: Callable[[str], None],
+    loaded: LoadedRun, told: dict[str, tuple[int, str]] | None
 ) -> dict[str, tuple[int, str]]:
     """Tell which steps moved since *told*, and return where they are now."""
     news: dict[str, tuple[int, str]] = {}
@@ -204,7 +220,7 @@ def _tell_news(
             continue
         if told is None and step.status in ENDED_STEP:
             line = f"{step.key}: recorded before ({step.status})"
-        tell_progress(f"  {shortened(line, 200)}")
+        tell(f"  {shortened(line, 200)}")
     return news
 
 

@@ -1,10 +1,11 @@
-"""What the commands print: data on stdout, everything else on stderr, colour where it is welcome."""
+"""What the commands print: data on stdout, the rest on stderr, colour where it is welcome."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -60,7 +61,7 @@ def shortened(text: str, width: int) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def columns(rows: list[tuple[str, ...]]) -> list[str]:
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """*rows* as lines whose columns are aligned; the last column is left as it is."""
     if not rows:
         return []

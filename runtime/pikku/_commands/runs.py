@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -24,6 +24,7 @@ from pikku.errors import (
 if TYPE_CHECKING:
     from pikku._commands.hosting import Stop
     from pikku._commands.waiting import Wait
+    from pikku._engine import Engine
     from pikku._records import LoadedRun, RunRecord
     from pikku.stores.base import Store
 
@@ -67,7 +68,7 @@ def start(
 
     Without --wait, returns when the run has ended or waits for a timer or for somebody.
     """
-    from pikku._commands.hosting import follow, hosting, run_until_stopped
+    from pikku._commands.hosting import follow_unless_stopped, hosting, run_until_stopped
 
     text = _input_text(given)
     limit = _limit(wait, timeout)
@@ -84,10 +85,11 @@ def start(
                 raise click.UsageError(f"{where} takes an input: pass --input JSON, @FILE or -")
             else:
                 admitted = "null"
+            found = None if run_id is None else await engine.store.load_run(run_id)
             started = await engine.start(wired, admitted, run_id=run_id, wait=False)
-            tell(f"run {started} of {name}")
-            return await stop.unless_asked(
-                follow(engine.store, started, new=True, to_the_end=wait, timeout_us=limit)
+            tell(f"run {started} of {name}" + ("" if found is None else ", started before"))
+            return await follow_unless_stopped(
+                stop, engine, started, new=found is None, to_the_end=wait, timeout_us=limit
             )
 
     _conclude(*run_until_stopped(main), waited=wait, as_json=as_json)
@@ -101,21 +103,18 @@ def start(
 @click.pass_obj
 def resume(target: Target, run_id: str, wait: bool, timeout: str | None, as_json: bool) -> None:
     """Go on with a run that is suspended or was interrupted, and execute it here."""
-    from pikku._commands.hosting import follow, hosting, run_until_stopped
+    from pikku._clock import SystemClock
+    from pikku._commands.hosting import follow_unless_stopped, hosting, run_until_stopped
 
     limit = _limit(wait, timeout)
     app = target.load_app()
+    began_us = SystemClock().now_us()
 
     async def main(stop: Stop) -> tuple[LoadedRun, Wait]:
         async with hosting(app, target.store, sticky=False) as engine:
-            await engine.resume(run_id)
-            found = await engine.store.load_run(run_id)
-            if found is not None:
-                tell(f"run {run_id} of {found.workflow}")
-                if found.owner not in (None, engine.session_id):
-                    tell("another process holds it; it is taken over once that one is gone")
-            return await stop.unless_asked(
-                follow(engine.store, run_id, new=False, to_the_end=wait, timeout_us=limit)
+            await _open_again(engine, run_id, began_us)
+            return await follow_unless_stopped(
+                stop, engine, run_id, new=False, to_the_end=wait, timeout_us=limit
             )
 
     _conclude(*run_until_stopped(main), waited=wait, as_json=as_json)
@@ -203,14 +202,12 @@ def history(target: Target, run_id: str, as_json: bool) -> None:
             for document in history_documents(events):
                 put_json(document)
             return
-        import json
-
         rows = [
             (
                 f"{event.at:%Y-%m-%d %H:%M:%S.%f}"[:-3],
                 event.kind,
                 printable(event.step or "") + (f" ({event.attempt})" if event.attempt else ""),
-                "" if event.data is None else shortened(json.dumps(event.data, ensure_ascii=False), 80),
+                "" if event.data is None else shortened(json.dumps(event.data), 80),
             )
             for event in events
         ]
@@ -262,7 +259,29 @@ def cancel(target: Target, run_id: str, reason: str, as_json: bool) -> None:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
+    import asyncio
+
     return asyncio.run(work)
+
+
+async def _open_again(engine: Engine, run_id: str, began_us: int) -> None:
+    """Resume the run if it is suspended; one that was interrupted needs no more than a host.
+
+    Raises:
+        RunStateError: if it had ended before this command began.
+    """
+    try:
+        await engine.resume(run_id)
+    except RunStateError:
+        run = await engine.store.load_run(run_id)
+        if run is None or run.finished_us is None or run.finished_us < began_us:
+            raise
+    run = await engine.store.load_run(run_id)
+    if run is None:
+        raise RunNotFoundError(run_id, store=engine.store.address)
+    tell(f"run {run_id} of {run.workflow}")
+    if run.owner not in (None, engine.session_id):
+        tell("another process holds it; it is taken over once that one is gone")
 
 
 async def _loaded(target: Target, store: Store | None, run_id: str) -> tuple[LoadedRun, Store]:
@@ -302,7 +321,6 @@ def _conclude(loaded: LoadedRun, wait: Wait, *, waited: bool, as_json: bool) -> 
     """Print how a hosted run stands, and raise for one that failed or was cancelled."""
     from pikku import ErrorInfo
     from pikku._commands.documents import outcome_document
-    from pikku._commands.waiting import suspension_of
 
     run = loaded.run
     if as_json:
@@ -312,11 +330,7 @@ def _conclude(loaded: LoadedRun, wait: Wait, *, waited: bool, as_json: bool) -> 
     else:
         put(f"{run.run_id} {run.status}")
     if run.status not in FINAL_STATUSES:
-        suspension = suspension_of(run)
-        if suspension is not None:
-            tell(f"suspended ({suspension.reason}): {suspension.explanation}")
-            tell(f"what to do: {suspension.remedy}")
-        elif wait.sentence:
+        if wait.kind != "resume" and wait.sentence:
             tell(wait.sentence)
             tell(f"it goes on with: pikku worker, or: pikku runs resume {run.run_id} --wait")
         return
@@ -328,5 +342,3 @@ def _conclude(loaded: LoadedRun, wait: Wait, *, waited: bool, as_json: bool) -> 
         ended = RunCancelledError(run.run_id, run.workflow, run.cancel_reason or error.message)
     if ended is not None:
         raise ended
-
-

@@ -106,24 +106,37 @@ class Target:
             AppNotFoundError: if nothing tells the store.
             SettingError: if a setting cannot be.
         """
+        from pikku._settings import effective, project_folder
+
+        overrides = {"store": self.store}
+        try:
+            app = self.load_app()
+        except PikkuError:
+            told = self._settings_without_app(overrides)
+            if told is None:
+                raise
+            return told
+        folder = project_folder(app.package, app._project)  # pyright: ignore[reportPrivateUsage]
+        return effective(app._settings, overrides, folder)  # pyright: ignore[reportPrivateUsage]
+
+    def _settings_without_app(
+        self, overrides: dict[str, str | None]
+    ) -> tuple[Config, dict[str, str]] | None:
+        """The settings where the app's package is missing or broken; None if nothing tells them."""
         from pikku._settings import effective
 
-        project = find_project(Path.cwd())
-        overrides = {"store": self.store}
+        named = self.store or os.environ.get("PIKKU_STORE")
+        try:
+            project = find_project(Path.cwd())
+        except SettingError:
+            if not named:
+                raise
+            project = None
         if project is not None and self.named_app in (None, project.app_package):
             written = {"store": project.store, "queue_service": project.queue_service}
             baked = {key: value for key, value in written.items() if value}
             return effective(baked, overrides, project.folder)
-        try:
-            app = self.load_app()
-        except PikkuError:
-            if self.store or os.environ.get("PIKKU_STORE"):
-                return effective({}, overrides, Path.cwd())
-            raise
-        from pikku._settings import project_folder
-
-        folder = project_folder(app.package, app._project)  # pyright: ignore[reportPrivateUsage]
-        return effective(app._settings, overrides, folder)  # pyright: ignore[reportPrivateUsage]
+        return effective({}, overrides, Path.cwd()) if named else None
 
     def make_store(self) -> Store:
         """The store in effect, not yet opened, for commands that never execute a run.
@@ -237,12 +250,12 @@ def _import_app(package: str, project: Project | None) -> App[Any]:
             f"the package {package!r} cannot be imported: {type(error).__name__}: {error}",
             hint="write it again: pikku-gen",
         ) from error
-    app: object = getattr(module, "app", None)
-    if not isinstance(app, App):
+    if not isinstance(getattr(module, "app", None), App):
         raise AppNotFoundError(
             f"the package {package!r} has no app", hint=_way_to(package, project)
         )
-    return cast("App[Any]", app)
+    app: App[Any] = module.app
+    return app
 
 
 def _way_to(package: str, project: Project | None) -> str:
@@ -250,6 +263,6 @@ def _way_to(package: str, project: Project | None) -> str:
     if expected == package:
         return "write it first: pikku-gen"
     known = {expected} if expected else set[str]()
-    if importlib.util.find_spec(f"{package}_pikku") is not None:
+    if package.isidentifier() and importlib.util.find_spec(f"{package}_pikku") is not None:
         known.add(f"{package}_pikku")
     return nearest(package, known) or AppNotFoundError.remedy

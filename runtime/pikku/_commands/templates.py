@@ -49,5 +49,9 @@ def write_project(files: dict[str, str], folder: Path) -> None:
 def _path(template: Path, name: str) -> str:
     parts = [name if part == PACKAGE else part for part in template.parts]
     last = parts[-1].removesuffix(SUFFIX)
-    parts[-1] = f".{last.removeprefix('dot_')}" if last.startswith("dot_") else last
+    if last.startswith("dot_"):
+        last = f".{last.removeprefix('dot_')}"
+    elif parts[0] == "tests":  # so that the wheel holds nothing that looks like a test
+        last = f"test_{last}"
+    parts[-1] = last
     return "/".join(parts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
@@ -14,7 +13,14 @@ from pikku._clock import as_datetime
 from pikku._commands.output import columns, printable, shortened
 from pikku._commands.waiting import Wait, suspension_of, value
 from pikku._durations import format_us
-from pikku._records import HistoryEntry, LoadedRun, RunRecord, StepRecord
+from pikku._records import (
+    ENDED_STEP,
+    FINAL_STATUSES,
+    HistoryEntry,
+    LoadedRun,
+    RunRecord,
+    StepRecord,
+)
 
 VALUE_WIDTH = 100
 _COLORS = {
@@ -75,14 +81,14 @@ def timeline(
         facts.append(("cancel", f"requested: {printable(run.cancel_reason or '')}"))
     lines += [f"  {line}" for line in columns(facts)]
     if loaded.steps:
-        lines += ["", *_step_lines(loaded.steps, entries, now_us)]
+        lines += ["", *_step_lines(loaded, entries, now_us)]
     lines += _ending(run, wait)
     return lines
 
 
-def _step_lines(
-    steps: Sequence[StepRecord], entries: Sequence[HistoryEntry], now_us: int
-) -> list[str]:
+def _step_lines(loaded: LoadedRun, entries: Sequence[HistoryEntry], now_us: int) -> list[str]:
+    steps = loaded.steps
+    is_over = loaded.run.status in FINAL_STATUSES
     attempts: defaultdict[str, list[HistoryEntry]] = defaultdict(list)
     for entry in entries:
         if entry.step is not None and entry.kind in _ATTEMPT_KINDS:
@@ -91,9 +97,11 @@ def _step_lines(
     lines: list[str] = []
     for step in steps:
         name = shortened(step.key, 60).ljust(width)
+        unfinished = is_over and step.status not in ENDED_STEP
         status = colored(step.status) + " " * (9 - len(step.status))
         target = step.target if step.kind == "rpc" else step.kind.replace("_", " ")
-        lines.append(f"  {status}  {name}  {printable(target)}{_span(step, now_us)}")
+        span = ", not finished when the run ended" if unfinished else _span(step, now_us)
+        lines.append(f"  {status}  {name}  {printable(target)}{span}")
         for entry in attempts[step.key]:
             at = f"{as_datetime(entry.at_us):%H:%M:%S}"
             what = _ATTEMPT_KINDS[entry.kind]
@@ -136,9 +144,11 @@ def _ending(run: RunRecord, wait: Wait) -> list[str]:
             f"suspended ({suspension.reason}): {printable(suspension.explanation)}",
             f"what to do: {suspension.remedy}",
         ]
-    if wait.kind == "nothing":
-        return []
     go_on = f"pikku worker, or: pikku runs resume {run.run_id} --wait"
+    if run.status != "running":
+        return []
+    if wait.kind == "nothing":
+        return ["", f"held by a process; should that one be gone, it goes on with: {go_on}"]
     if wait.kind == "host":
         return ["", wait.sentence, f"what to do: {go_on}"]
     return ["", printable(wait.sentence), f"executed by any process that hosts the app: {go_on}"]
@@ -147,11 +157,11 @@ def _ending(run: RunRecord, wait: Wait) -> list[str]:
 def _error_sentence(text: str | None) -> str:
     if text is None:
         return ""
-    data: Any = value(text)
-    if isinstance(data, dict) and "type" in data:
+    try:
         error = ErrorInfo.from_json(text)
-        return printable(f"{error.type}: {error.message}")
-    return shortened(str(data), VALUE_WIDTH)
+    except (ValueError, KeyError, TypeError):
+        return shortened(text, VALUE_WIDTH)
+    return printable(f"{error.type}: {error.message}")
 
 
 def _shown(text: str | None) -> str:

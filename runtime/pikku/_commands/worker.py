@@ -8,9 +8,12 @@ import click
 
 from pikku._commands.output import tell
 from pikku._commands.target import Target
+from pikku._records import RunFilter
 
 if TYPE_CHECKING:
     from pikku._commands.hosting import Stop
+
+TOLD_AT_MOST = 1000
 
 
 @click.command()
@@ -27,12 +30,12 @@ def worker(target: Target) -> None:
 
     async def main(stop: Stop) -> None:
         async with hosting(app, target.store, sticky=True) as engine:
-            counts = await engine.store.count_runs()
-            unfinished = counts.get("running", 0)
-            tell(
-                f"worker of {app.package} on {engine.store.address}: "
-                f"{unfinished} unfinished {'run' if unfinished == 1 else 'runs'}"
-            )
+            tell(f"worker of {app.package} on {engine.store.address}")
+            for run in await engine.store.list_runs(
+                RunFilter(status="running", limit=TOLD_AT_MOST)
+            ):
+                if run.owner == engine.session_id:
+                    tell(f"run {run.run_id} of {run.workflow} goes on here")
             await stop.asked.wait()
         tell("stopped; what was not finished goes on in the next host")
 

@@ -168,10 +168,11 @@ def commit(work: Workspace, op: Commit) -> OpResult:
     run.updated_us = work.now_us
     for write in op.ends:
         _write_step(work, run, write)
-    for entry in op.history:
-        work.append_history(op.run_id, entry._replace(at_us=work.now_us))
     for write in op.asks:
         _write_step(work, run, write)
+    if op.history:
+        for entry in op.history:
+            work.append_history(op.run_id, entry._replace(at_us=work.now_us))
     if op.cancel_reason is not None and run.cancel_us is None:
         _request_cancel(work, run, "cancel", op.cancel_reason)
     if op.settle is not None:
@@ -312,7 +313,8 @@ def _disown(work: Workspace, run: RunRecord) -> None:
 
 
 def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
-    step = work.step(run.run_id, write.key)
+    run_id = run.run_id
+    step = work.step(run_id, write.key)
     now = work.now_us
     due = write.until_us if write.wait_us is None else now + write.wait_us
     status = write.status
@@ -360,10 +362,10 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
     if write.deliver:
         run.deliveries += 1
         step.delivery = run.deliveries
-    work.save_step(run.run_id, step)
+    work.save_step(run_id, step)
     if due is not None and status == "scheduled":
         kind: TimerKind = "sleep" if write.kind == "sleep" else "retry"
-        work.add_timer(Timer(due, run.run_id, write.key, kind))
+        work.add_timer(Timer(due, run_id, write.key, kind))
 
 
 def _settle(work: Workspace, run: RunRecord, settle: Settle) -> None:

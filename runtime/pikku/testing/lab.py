@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from pikku._app import App, OpenApp
 from pikku._durations import Duration, duration_us
+from pikku._settings import EngineOptions
 from pikku.errors import UnknownFunctionError
 from pikku.testing.clock import FakeClock
-
-if TYPE_CHECKING:
-    from pikku._engine import EngineOptions
 
 S = TypeVar("S")
 
@@ -112,7 +110,6 @@ class WorkflowLab(Generic[S]):
         await self._stack.aclose()
 
     async def _open(self) -> None:
-        from pikku._engine import EngineOptions
         from pikku._session import FOREVER_SECONDS
 
         options = self._options or EngineOptions(lease_seconds=FOREVER_SECONDS)
@@ -172,7 +169,11 @@ class WorkflowLab(Generic[S]):
         self._crash()
 
     async def recover(self) -> None:
-        """What the next process does: go on with the runs that were left behind."""
+        """What the next process does: go on with the runs that were left behind.
+
+        Where the process has not died yet, it goes on until it does, or has nothing left to do.
+        """
+        await self.settle()
         dead = self._opened.engine
         if not self._crashed:
             self._crash()
@@ -212,7 +213,9 @@ class WorkflowLab(Generic[S]):
     def _on_quiet(self, next_due_us: int | None) -> None:
         if self._crashed:
             return
-        if self._auto and (due := self.clock.next_alarm_us()) is not None:
+        engine = self._opened.engine
+        while self._auto and (due := self.clock.next_alarm_us()) is not None:
             self.clock.move_to(due)
-            return
+            if self._crashed or not engine.is_quiet:
+                return
         self._rested.set()
