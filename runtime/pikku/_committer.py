@@ -74,14 +74,23 @@ class Committer:
         if self._asleep:
             self._wake.set()
 
+    def send(self, op: Op, done: Done) -> None:
+        """Send *op* with the next call, once: what fails is told to *done* at once.
+
+        Raises:
+            StoreUnavailableError: if the committer is closing.
+        """
+        if self._closing:
+            raise StoreUnavailableError("the app is closing and starts nothing new", hint="")
+        self._impatient.add(done)
+        self.submit(op, done)
+
     async def request(self, op: Op) -> OpResult:
         """Send *op* with the next call.
 
         Raises:
             StoreError: if that call fails; nothing was changed then.
         """
-        if self._closing:
-            raise StoreUnavailableError("the app is closing and starts nothing new", hint="")
         answer: asyncio.Future[OpResult] = asyncio.get_running_loop().create_future()
 
         def done(result: OpResult) -> None:
@@ -92,8 +101,7 @@ class Committer:
             else:
                 answer.set_result(result)
 
-        self._impatient.add(done)
-        self.submit(op, done)
+        self.send(op, done)
         self.requests += 1
         try:
             return await answer

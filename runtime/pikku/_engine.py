@@ -210,58 +210,40 @@ class Engine:
         some word from outside.
         """
         run_id = new_run_id() if run_id is None else check_run_id(run_id)
-        result = await self._committer.request(
-            CreateRun(
-                run_id,
-                wired.name,
-                text,
-                "",
-                True,
-                True,
-                wired.tags,
-                started_by,
-                wired.workflow.timeout_us,
-            )
+        under_way: asyncio.Future[OpResult | None] = self.loop.create_future()
+
+        def created(result: OpResult) -> None:
+            # Begun here and not after an await, so that a caller who is cancelled meanwhile
+            # leaves no run behind that nobody executes.
+            run = result.run
+            if result.code == "ok" and run is not None and run.owner == self._session.id:
+                live = LiveRun(self, LoadedRun(run, ()), wired)
+                self._live[run.run_id] = live
+                if wait:
+                    live.started = under_way
+                elif not under_way.done():
+                    under_way.set_result(None)
+                live.begin()
+            elif not under_way.done():
+                under_way.set_result(result)
+
+        op = CreateRun(
+            run_id,
+            wired.name,
+            text,
+            "",
+            True,
+            True,
+            wired.tags,
+            started_by,
+            wired.workflow.timeout_us,
         )
-        if result.code == "exists":
-            assert result.run is not None
+        self._committer.send(op, created)
+        result = await under_way
+        if result is not None and result.error is not None:
+            raise result.error
+        if result is not None and result.code == "exists" and result.run is not None:
             _check_same_start(result.run, wired.name, text)
-            return run_id
-        if result.run is not None:  # no lease of ours: it waits for whoever claims it
-            return run_id
-        run = RunRecord(
-            run_id=run_id,
-            workflow=wired.name,
-            status="running",
-            input=text,
-            output=None,
-            error=None,
-            version="",
-            inline=True,
-            run_attempt=1,
-            owner=self._session.id,
-            queued=False,
-            turn=0,
-            deliveries=0,
-            tags=wired.tags,
-            started_by=started_by,
-            created_us=0,
-            updated_us=0,
-            finished_us=None,
-            cancel_us=None,
-            cancel_kind=None,
-            cancel_reason=None,
-            cancel_delivery=None,
-            suspend_reason=None,
-        )
-        live = LiveRun(self, LoadedRun(run, ()), wired)
-        started: asyncio.Future[None] | None = None
-        if wait:
-            started = live.started = self.loop.create_future()
-        self._live[run_id] = live
-        live.begin()
-        if started is not None:
-            await started
         return run_id
 
     async def cancel(self, run_id: str, reason: str) -> None:

@@ -107,7 +107,7 @@ class LiveRun:
     def __init__(self, engine: Engine, loaded: LoadedRun, wired: WiredWorkflow) -> None:
         self.run_id = loaded.run.run_id
         self.wired = wired
-        self.started: asyncio.Future[None] | None = None
+        self.started: asyncio.Future[OpResult | None] | None = None
         self.gone = False
         self._engine = engine
         self._busy = False

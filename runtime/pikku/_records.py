@@ -37,7 +37,8 @@ def step_progress(attempt: int, status: StepStatus) -> int:
 class RunRecord:
     """One execution of a workflow. A store hands out copies.
 
-    `turn` counts the commits of the run's owners; `deliveries` the outcomes recorded so far.
+    `turn` counts the commits of the run's owners, `turned_by` is the session that made the last;
+    `deliveries` counts the outcomes recorded so far.
     """
 
     run_id: str
@@ -52,6 +53,7 @@ class RunRecord:
     owner: str | None
     queued: bool
     turn: int
+    turned_by: str | None
     deliveries: int
     tags: tuple[str, ...]
     started_by: str | None
@@ -265,7 +267,8 @@ OpCode = Literal[
 class OpResult(NamedTuple):
     """What became of one operation.
 
-    `run` is set for `exists`; `error` for `error`: that operation failed alone.
+    `run` is set for `CreateRun`: the new run, or the one that was there (`exists`). `error` is set
+    for `error`: that operation failed alone.
     """
 
     code: OpCode

@@ -131,6 +131,7 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
         owner=work.session if claimed else None,
         queued=not claimed,
         turn=0,
+        turned_by=None,
         deliveries=0,
         tags=op.tags,
         started_by=op.started_by,
@@ -148,7 +149,7 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
         work.enqueue(queue_of(run), op.run_id)
     if op.timeout_us is not None:
         work.add_timer(Timer(now + op.timeout_us, op.run_id, "", "timeout"))
-    return OK if claimed else OpResult("ok", copy_run(run))
+    return OpResult("ok", copy_run(run))
 
 
 def commit(work: Workspace, op: Commit) -> OpResult:
@@ -156,15 +157,16 @@ def commit(work: Workspace, op: Commit) -> OpResult:
     run = work.run(op.run_id)
     if run is None:
         return NOT_FOUND
-    if run.owner != work.session:
+    if op.turn == run.turn and run.turned_by == work.session:
+        return OK
+    if run.owner != work.session or op.turn != run.turn + 1:
         return FENCED
-    if op.turn != run.turn + 1:
-        return OK if op.turn == run.turn else FENCED
     if op.base is not None and run.deliveries != op.base:
         return CONFLICT
     if op.settle is not None and op.settle.status == "running" and work.has_mail(op.run_id):
         return CONFLICT
     run.turn = op.turn
+    run.turned_by = work.session
     run.updated_us = work.now_us
     for write in op.ends:
         _write_step(work, run, write)
@@ -184,7 +186,7 @@ def commit(work: Workspace, op: Commit) -> OpResult:
 def complete_step(work: Workspace, op: CompleteStep) -> OpResult:
     """An outcome from whoever holds the step's lease."""
     run = work.run(op.run_id)
-    step = work.step(op.run_id, op.key)
+    step = None if run is None else work.step(op.run_id, op.key)
     if run is None or step is None:
         return NOT_FOUND
     if step.attempt == op.attempt and step.status in ENDED_STEP and step.worker == work.session:
@@ -345,7 +347,8 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
         before = step_progress(step.attempt, step.status)
         after = step_progress(write.attempt, status)
         # A failed step whose on_error handler has now ended is delivered without moving.
-        if after < before or (after == before and not (write.deliver and step.delivery is None)):
+        late = write.deliver and step.delivery is None and step.status == status
+        if after < before or (after == before and not late):
             return
         step.status = status
         step.attempt = write.attempt

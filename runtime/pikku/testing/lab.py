@@ -171,9 +171,10 @@ class WorkflowLab(Generic[S]):
     async def recover(self) -> None:
         """What the next process does: go on with the runs that were left behind.
 
-        Where the process has not died yet, it goes on until it does, or has nothing left to do.
+        Where the process has not died yet, it goes on until it does, or has nothing left to do but
+        to wait.
         """
-        await self.settle()
+        await self._settle(BODIES_AT_MOST_SECONDS)
         dead = self._opened.engine
         if not self._crashed:
             self._crash()

@@ -169,7 +169,7 @@ async def owned(store: Store, *run_ids: str, session: str = "s1") -> None:
         assert (await run_of(store, run_id)).owner == session
 
 
-# --- sessions ---------------------------------------------------------------------------------------
+# --- sessions -------------------------------------------------------------------------------------
 
 
 async def check_beat_opens_a_session_and_extends_its_lease(store: Store, clock: FakeClock) -> None:
@@ -240,7 +240,9 @@ async def check_create_run_without_a_session_queues(store: Store, clock: FakeClo
 
 
 async def check_create_run_keeps_everything(store: Store, clock: FakeClock) -> None:
-    op = CreateRun("r", "flow ⚙", '{"a": "é\\u0000😀"}', "v7", False, False, ("t", "ü"), "ann", None)
+    op = CreateRun(
+        "r", "flow ⚙", '{"a": "é\\u0000😀"}', "v7", False, False, ("t", "ü"), "ann", None
+    )
     await must(store, "s1", op)
     run = await run_of(store, "r")
     assert (run.workflow, run.input, run.version) == (op.workflow, op.input, "v7")
@@ -271,7 +273,11 @@ async def check_commit_writes_steps_and_counts_the_turn(store: Store, clock: Fak
     clock.move_to(clock.now_us() + SECOND_US)
     end = write("a", "succeeded", result='{"x": "é"}', deliver=True)
     await must(store, "s1", turn("r", 2, ends=[end], asks=[write("b", "running")]))
-    run, a, b = await run_of(store, "r"), await step_of(store, "r", "a"), await step_of(store, "r", "b")  # noqa: E501
+    run, a, b = (
+        await run_of(store, "r"),
+        await step_of(store, "r", "a"),
+        await step_of(store, "r", "b"),
+    )
     assert (run.turn, run.deliveries, run.updated_us) == (2, 1, clock.now_us())
     assert (a.status, a.result, a.delivery, a.worker) == ("succeeded", '{"x": "é"}', 1, "s1")
     assert a.finished_us == clock.now_us()
@@ -515,7 +521,7 @@ async def check_apply_carries_out_the_rest_of_a_batch(store: Store, clock: FakeC
     assert (await step_of(store, "r", "a")).status == "running"
 
 
-# --- complete_step ----------------------------------------------------------------------------------
+# --- complete_step --------------------------------------------------------------------------------
 
 
 async def leased_step(store: Store, *, owner: str | None) -> None:
@@ -601,7 +607,7 @@ async def check_complete_step_of_a_final_run_wakes_nobody(store: Store, clock: F
     assert list((await store.apply("s2", [], {INLINE_QUEUE: 5})).inbox) == []
 
 
-# --- cancel_run, resume_run, release_run -------------------------------------------------------------
+# --- cancel_run, resume_run, release_run ----------------------------------------------------------
 
 
 async def check_cancel_run_tells_the_owner_once(store: Store, clock: FakeClock) -> None:
@@ -711,7 +717,7 @@ async def check_release_run_by_another_session_is_fenced(store: Store, clock: Fa
     await refused(store, "s1", ReleaseRun("nobody"), "not_found")
 
 
-# --- fire_timers ------------------------------------------------------------------------------------
+# --- fire_timers ----------------------------------------------------------------------------------
 
 
 async def check_fire_timers_never_early_and_once(store: Store, clock: FakeClock) -> None:
@@ -723,12 +729,19 @@ async def check_fire_timers_never_early_and_once(store: Store, clock: FakeClock)
     ]
     reply = await must(store, "s1", turn("r", 1, asks=asks))
     assert reply.next_due_us == begun + SECOND_US
-    for now, ended in ((SECOND_US - 1, 0), (SECOND_US, 1), (2 * SECOND_US - 1, 1), (2 * SECOND_US, 2)):  # noqa: E501
+    for now, ended in (
+        (SECOND_US - 1, 0),
+        (SECOND_US, 1),
+        (2 * SECOND_US - 1, 1),
+        (2 * SECOND_US, 2),
+    ):
         clock.move_to(begun + now)
         await must(store, "s2", FireTimers())
         await must(store, "s2", FireTimers())
         assert (await run_of(store, "r")).deliveries == ended
-    mail = [(each.key, each.number, each.status) for each in (await store.apply("s1", [], {})).inbox]
+    mail = [
+        (each.key, each.number, each.status) for each in (await store.apply("s1", [], {})).inbox
+    ]
     assert mail == [("wait", 1, "succeeded"), ("until", 2, "succeeded")]
     assert (await step_of(store, "r", "wait")).finished_us == begun + SECOND_US
     assert (await store.apply("s1", [], {})).next_due_us is None
@@ -806,7 +819,7 @@ async def check_fire_timers_asks_a_run_past_its_timeout_to_unwind(
     assert (run.status, run.cancel_kind, run.cancel_us) == ("running", "timeout", clock.now_us())
 
 
-# --- claims, reap_sessions ----------------------------------------------------------------------------
+# --- claims, reap_sessions ------------------------------------------------------------------------
 
 
 async def check_claim_is_exclusive_and_first_come_first_served(
@@ -818,7 +831,9 @@ async def check_claim_is_exclusive_and_first_come_first_served(
         await must(store, "s1", new_run(f"r{number}"))
     got = [await claim(store, session, 2) for session in ("s1", "s2", "s1", "s2")]
     assert got == [["r0", "r1"], ["r2", "r3"], ["r4", "r5"], []]
-    assert [(await run_of(store, f"r{n}")).owner for n in range(6)] == ["s1", "s1", "s2", "s2"] + ["s1"] * 2  # noqa: E501
+    assert [(await run_of(store, f"r{n}")).owner for n in range(6)] == ["s1", "s1", "s2", "s2"] + [
+        "s1"
+    ] * 2
 
 
 async def check_claim_comes_with_all_steps(store: Store, clock: FakeClock) -> None:
@@ -913,7 +928,7 @@ async def check_reap_sessions_leaves_what_has_ended(store: Store, clock: FakeClo
     assert await claim(store, "s2") == []
 
 
-# --- reads --------------------------------------------------------------------------------------------
+# --- reads ----------------------------------------------------------------------------------------
 
 
 async def check_reads_of_an_unknown_run_find_nothing(store: Store, clock: FakeClock) -> None:

@@ -12,8 +12,8 @@ UPDATE runs SET turn = ?, deliveries = ?, updated_us = ? WHERE number = ?
 
 -- save_run --
 UPDATE runs SET
-    status = ?, run_attempt = ?, owner = ?, queued = ?, turn = ?, deliveries = ?, updated_us = ?,
-    finished_us = ?, cancel_us = ?, cancel_kind = ?, cancel_reason = ?, cancel_delivery = ?,
+    status = ?, run_attempt = ?, owner = ?, queued = ?, turn = ?, turned_by = ?, deliveries = ?,
+    updated_us = ?, finished_us = ?, cancel_us = ?, cancel_kind = ?, cancel_reason = ?, cancel_delivery = ?,
     suspend_reason = ?
 WHERE number = ?
 

@@ -33,8 +33,8 @@ Row = tuple[Any, ...]
 # The columns of `runs` in the order of `RunRecord`, with or without what `run_values` holds.
 _COLUMNS = (
     "runs.number, run_id, workflow, status, {values}, version, inline, run_attempt, owner, queued,"
-    " turn, deliveries, tags, started_by, created_us, updated_us, finished_us, cancel_us,"
-    " cancel_kind, cancel_reason, cancel_delivery, suspend_reason"
+    " turn, turned_by, deliveries, tags, started_by, created_us, updated_us, finished_us,"
+    " cancel_us, cancel_kind, cancel_reason, cancel_delivery, suspend_reason"
 )
 _NO_VALUES = "'', NULL, NULL"
 LEAN_RUN = f"SELECT {_COLUMNS.format(values=_NO_VALUES)} FROM runs"
@@ -300,7 +300,7 @@ def run_of(row: Row) -> RunRecord:
     run = RunRecord(*row[1:])
     run.inline = bool(run.inline)
     run.queued = bool(run.queued)
-    run.tags = () if row[14] == "[]" else tuple(json.loads(row[14]))
+    run.tags = () if row[15] == "[]" else tuple(json.loads(row[15]))
     return run
 
 
@@ -330,7 +330,7 @@ def _added_run(run: RunRecord) -> Row:
 
 # What most commits leave as it was.
 _rare: Callable[[RunRecord], Row] = operator.attrgetter(
-    "status", "owner", "queued", "run_attempt", "cancel_us"
+    "status", "owner", "queued", "run_attempt", "cancel_us", "turned_by"
 )
 _saved: Callable[[RunRecord], Row] = operator.attrgetter(
     "status",
@@ -338,6 +338,7 @@ _saved: Callable[[RunRecord], Row] = operator.attrgetter(
     "owner",
     "queued",
     "turn",
+    "turned_by",
     "deliveries",
     "updated_us",
     "finished_us",

@@ -12,6 +12,7 @@ CREATE TABLE runs (
     owner           TEXT,
     queued          INTEGER NOT NULL,
     turn            INTEGER NOT NULL,
+    turned_by       TEXT,
     deliveries      INTEGER NOT NULL,
     tags            TEXT NOT NULL,
     started_by      TEXT,
