@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from pikku import App, FunctionContext, Registry, WorkflowFunctionContext, WorkflowWire
-from pikku._engine import EngineOptions
+from pikku._settings import EngineOptions
 
 registry = Registry("kill_app")
 app: App[Any] = App(registry=registry, package="kill_app")

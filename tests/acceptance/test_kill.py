@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,7 @@ class Site:
         lines = [line.split("|") for line in self.ledger.read_text().splitlines()]
         return Counter((run_id, what) for run_id, what, _ in lines)
 
-    def rows(self, sql: str) -> list[tuple[str, ...]]:
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
         if not self.file.exists():
             return []
         connection = sqlite3.connect(self.file, timeout=10)
@@ -66,12 +67,12 @@ class Site:
         finally:
             connection.close()
 
-    def recorded(self) -> set[tuple[str, ...]]:
+    def recorded(self) -> set[tuple[Any, ...]]:
         """The steps whose outcome is in the store."""
         return set(self.rows("SELECT run_id, key FROM steps WHERE status = 'succeeded'"))
 
     def statuses(self) -> dict[str, str]:
-        return dict(self.rows("SELECT run_id, status FROM runs"))  # type: ignore[arg-type]
+        return dict(self.rows("SELECT run_id, status FROM runs"))
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_kill_9_at_twenty_random_moments_repeats_nothing_and_strands_nothing(sit
     print(f"seed {seed}")
     moments = random.Random(seed)
     before: Counter[tuple[str, str]] = Counter()
-    recorded: set[tuple[str, ...]] = set()
+    recorded: set[tuple[Any, ...]] = set()
     for number in range(20):
         process = site.program(f"r{number}")
         if first_line(process) == "open":
@@ -116,13 +117,13 @@ def test_kill_9_at_twenty_random_moments_repeats_nothing_and_strands_nothing(sit
         process.communicate()
         now = site.executions()
         for step in recorded:
-            assert now[step] == before[step], f"{step} was recorded and executed again"  # type: ignore[index]
+            assert now[step] == before[step], f"{step} was recorded and executed again"
         recorded, before = site.recorded(), now
     started = sorted(site.statuses())
     finish(site.program(*[f"r{number}" for number in range(20)]))
     now = site.executions()
     for step in recorded:
-        assert now[step] == before[step], f"{step} was recorded and executed again"  # type: ignore[index]
+        assert now[step] == before[step], f"{step} was recorded and executed again"
     assert len(started) > 5
     assert site.statuses() == {f"r{number}": "completed" for number in range(20)}
     for number in range(20):

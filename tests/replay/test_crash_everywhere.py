@@ -44,7 +44,7 @@ async def sequence(ctx: Wf) -> list[str]:
 
 async def gather(ctx: Wf) -> list[str]:
     steps = [ctx.workflow.do(n, "work", n) for n in "abc"]  # type: ignore[call-overload]
-    return await asyncio.gather(*steps)
+    return list(await asyncio.gather(*steps))
 
 
 async def retry(ctx: Wf) -> str:
@@ -62,8 +62,9 @@ async def on_error(ctx: Wf) -> str:
     tell: Any = toy_functions["tell"]
     try:
         await ctx.workflow.do("broken", "broken", "x", on_error=tell)  # type: ignore[call-overload]
-    except StepFailedError:
-        return await ctx.workflow.do("go on", lambda: failed.error.message)
+    except StepFailedError as failed:
+        message = failed.error.message
+        return await ctx.workflow.do("go on", lambda: message)
     return ""
 
 

@@ -1,7 +1,8 @@
 """A resumed run takes the same way: outcomes come in recorded order, one at a time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ async def watched(seen: Seen, name: str, step: Awaitable[Any]) -> Any:
     return value
 
 
-def slow(name: str, turns: int, fail: bool = False) -> Callable[[], Awaitable[str]]:
+def slow(name: str, turns: int, fail: bool = False) -> Callable[[], Coroutine[Any, Any, str]]:
     """A step that ends after so many turns of the loop."""
 
     async def body() -> str:
@@ -49,25 +50,25 @@ def slow(name: str, turns: int, fail: bool = False) -> Callable[[], Awaitable[st
 
 
 async def sequence(ctx: Wf, seen: Seen) -> list[str]:
-    return [await watched(seen, n, ctx.workflow.do(n, slow(n, 1))) for n in "abc"]  # type: ignore[arg-type]
+    return [await watched(seen, n, ctx.workflow.do(n, slow(n, 1))) for n in "abc"]
 
 
 async def gathered(ctx: Wf, seen: Seen) -> list[str]:
     turns = {"a": 9, "b": 3, "c": 6}
-    steps = [watched(seen, n, ctx.workflow.do(n, slow(n, t))) for n, t in turns.items()]  # type: ignore[arg-type]
-    return await asyncio.gather(*steps)
+    steps = [watched(seen, n, ctx.workflow.do(n, slow(n, t))) for n, t in turns.items()]
+    return list(await asyncio.gather(*steps))
 
 
 async def fail_fast_gather(ctx: Wf, seen: Seen) -> str:
     async def with_cleanup(name: str, turns: int) -> None:
         try:
-            await watched(seen, name, ctx.workflow.do(name, slow(name, turns)))  # type: ignore[arg-type]
+            await watched(seen, name, ctx.workflow.do(name, slow(name, turns)))
         finally:
             await watched(seen, f"undo {name}", ctx.workflow.do(f"undo {name}", lambda: None))
 
     tasks = [asyncio.ensure_future(with_cleanup(n, t)) for n, t in (("a", 1), ("b", 400))]
     tasks.append(
-        asyncio.ensure_future(watched(seen, "bad", ctx.workflow.do("bad", slow("bad", 30, True))))  # type: ignore[arg-type]
+        asyncio.ensure_future(watched(seen, "bad", ctx.workflow.do("bad", slow("bad", 30, True))))
     )
     try:
         await asyncio.gather(*tasks)
@@ -88,9 +89,9 @@ async def fail_fast_group(ctx: Wf, seen: Seen) -> str:
 
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(with_cleanup("a", ctx.workflow.do("a", slow("a", 2))))  # type: ignore[arg-type]
+            group.create_task(with_cleanup("a", ctx.workflow.do("a", slow("a", 2))))
             group.create_task(with_cleanup("nap", ctx.workflow.sleep("nap", "1d")))
-            group.create_task(watched(seen, "bad", ctx.workflow.do("bad", slow("bad", 20, True))))  # type: ignore[arg-type]
+            group.create_task(watched(seen, "bad", ctx.workflow.do("bad", slow("bad", 20, True))))
     except* StepFailedError as failed:
         seen.note(f"caught {len(failed.exceptions)}")
     return await watched(seen, "last", ctx.workflow.do("last", lambda: "end"))  # type: ignore[no-any-return]
@@ -101,7 +102,7 @@ async def nested_groups(ctx: Wf, seen: Seen) -> str:
         async with asyncio.TaskGroup() as group:
             for number, turns in enumerate((7, 2)):
                 name = f"{prefix}{number}"
-                group.create_task(watched(seen, name, ctx.workflow.do(name, slow(name, turns))))  # type: ignore[arg-type]
+                group.create_task(watched(seen, name, ctx.workflow.do(name, slow(name, turns))))
             group.create_task(watched(seen, f"{prefix} nap", ctx.workflow.sleep(prefix, "1h")))
 
     async with asyncio.TaskGroup() as group:
@@ -112,14 +113,15 @@ async def nested_groups(ctx: Wf, seen: Seen) -> str:
 
 async def first_completed(ctx: Wf, seen: Seen) -> str:
     tasks = {
-        asyncio.ensure_future(watched(seen, n, ctx.workflow.do(n, slow(n, t))))  # type: ignore[arg-type]
+        asyncio.ensure_future(watched(seen, n, ctx.workflow.do(n, slow(n, t))))
         for n, t in (("a", 30), ("b", 5), ("c", 12))
     }
     order: list[str] = []
     while tasks:
         done, tasks = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         order += [task.result() for task in done]
-        await watched(seen, "noted", ctx.workflow.do("Note", lambda o=list(order): o, returns=list))
+        so_far = list(order)
+        await watched(seen, "noted", ctx.workflow.do("Note", partial(list, so_far), returns=list))
     return "".join(order)
 
 
@@ -134,7 +136,7 @@ async def race_of_timers(ctx: Wf, seen: Seen) -> str:
 
 async def repeated_names(ctx: Wf, seen: Seen) -> list[int]:
     async def branch(number: int, first: int) -> list[int]:
-        await watched(seen, f"gate {number}", ctx.workflow.do(f"gate {number}", slow("", first)))  # type: ignore[arg-type]
+        await watched(seen, f"gate {number}", ctx.workflow.do(f"gate {number}", slow("", first)))
         one = await watched(seen, "same", ctx.workflow.do("same", lambda: number * 10))
         two = await watched(seen, "same", ctx.workflow.do("same", lambda: number * 10 + 1))
         return [one, two]
@@ -145,11 +147,11 @@ async def repeated_names(ctx: Wf, seen: Seen) -> list[int]:
 
 async def cancelled_branch(ctx: Wf, seen: Seen) -> str:
     task = asyncio.ensure_future(watched(seen, "nap", ctx.workflow.sleep("nap", "1d")))
-    await watched(seen, "a", ctx.workflow.do("a", slow("a", 3)))  # type: ignore[arg-type]
+    await watched(seen, "a", ctx.workflow.do("a", slow("a", 3)))
     task.cancel("enough")
     with pytest.raises(asyncio.CancelledError):
         await task
-    await watched(seen, "b", ctx.workflow.do("b", slow("b", 3)))  # type: ignore[arg-type]
+    await watched(seen, "b", ctx.workflow.do("b", slow("b", 3)))
     return "ab"
 
 
@@ -161,7 +163,7 @@ async def events_and_locks(ctx: Wf, seen: Seen) -> str:
         for name, turns in (("p", 6), ("q", 2)):
             async with lock:
                 queue.put_nowait(
-                    await watched(seen, name, ctx.workflow.do(name, slow(name, turns)))  # type: ignore[arg-type]
+                    await watched(seen, name, ctx.workflow.do(name, slow(name, turns)))
                 )
         event.set()
 
@@ -176,10 +178,10 @@ async def events_and_locks(ctx: Wf, seen: Seen) -> str:
 async def retried(ctx: Wf, seen: Seen) -> list[Any]:
     both = asyncio.gather(
         watched(seen, "flaky", ctx.workflow.do("flaky", "flaky")),  # type: ignore[call-overload]
-        watched(seen, "side", ctx.workflow.do("side", slow("side", 5))),  # type: ignore[arg-type]
+        watched(seen, "side", ctx.workflow.do("side", slow("side", 5))),
         watched(seen, "nap", ctx.workflow.sleep("nap", "1500ms")),
     )
-    return await both
+    return list(await both)
 
 
 BODIES: list[Body] = [

@@ -89,7 +89,7 @@ async def test_gather_around_sleeps_with_steps_in_finally(toy: Toy, world: World
             finally:
                 await ctx.workflow.do(f"Clean {name}", lambda: None)
 
-        return await asyncio.gather(branch("a", 3), branch("b", 1), branch("c", 2))
+        return list(await asyncio.gather(branch("a", 3), branch("b", 1), branch("c", 2)))
 
     async with world.lab(toy, auto_advance=False) as lab:
         run = await toy.start("waiting")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Self, TypeAlias, overload
 
 from pikku import App, FunctionContext, Registry, Run, WorkflowFunctionContext, WorkflowWire
-from pikku._engine import EngineOptions
 from pikku._functions import Func, Workflow
 from pikku._records import Op, Reply, StepRecord
 from pikku._session import FOREVER_SECONDS
+from pikku._settings import EngineOptions
 from pikku.stores.base import Store
 from pikku.testing import WorkflowLab
 
@@ -145,7 +145,7 @@ class ProxyLab(WorkflowLab[Any]):
         store: Any = self._store
         if not isinstance(store, StoreProxy):
             self.wrapped = self.proxy(self, store)
-            self._store = self.wrapped  # type: ignore[assignment]
+            self._store = self.wrapped
         await super()._open()
 
     @property

@@ -80,7 +80,8 @@ async def asyncio_sleep(ctx: Wf, toy: Toy) -> None:
 
 
 async def wait_for(ctx: Wf, toy: Toy) -> None:
-    await asyncio.wait_for(ctx.workflow.do("Step", lambda: None), 5)
+    task = asyncio.ensure_future(ctx.workflow.do("Step", lambda: None))
+    await asyncio.wait_for(task, 5)
 
 
 async def timeout(ctx: Wf, toy: Toy) -> None:
@@ -188,7 +189,8 @@ async def test_functions_may_call_each_other_and_start_runs(toy: Toy, world: Wor
 
     @toy.func
     def synchronous(ctx: Ctx, number: int) -> int:
-        return ctx.run_async(ctx.rpc.inner(number))
+        made: int = ctx.run_async(ctx.rpc.inner(number))
+        return made
 
     @toy.func
     async def starter(ctx: Ctx, number: int) -> str:
@@ -197,7 +199,7 @@ async def test_functions_may_call_each_other_and_start_runs(toy: Toy, world: Wor
 
     @toy.workflow
     async def flow(ctx: Wf, number: int) -> list[int]:
-        return await ctx.workflow.do("Call", outer, number)  # type: ignore[no-any-return]
+        return await ctx.workflow.do("Call", outer, number)
 
     @toy.workflow
     async def starting(ctx: Wf, number: int) -> list[Any]:
@@ -220,7 +222,8 @@ async def test_run_async_on_the_loop_is_refused_instead_of_waiting_for_itself(
 
     @toy.func
     async def outer(ctx: Ctx) -> int:
-        return ctx.run_async(ctx.rpc.inner())
+        made: int = ctx.run_async(ctx.rpc.inner())
+        return made
 
     async with memory.lab(toy):
         with pytest.raises(RuntimeError, match="await instead"):
@@ -278,7 +281,7 @@ def test_declarations_that_cannot_work_are_refused(toy: Toy) -> None:
         async def no_context() -> None: ...
 
     with pytest.raises(DeclarationError):
-        toy.func(5)  # type: ignore[arg-type]
+        toy.func(5)  # type: ignore[call-overload]
 
 
 def test_two_functions_of_one_name_are_refused(toy: Toy) -> None:

@@ -73,7 +73,7 @@ def test_the_accepted_forms(text: str | timedelta, us: int) -> None:
         "30min1h",
         "1h1h",
         "five minutes",
-        "５s",
+        "\uff15s",
         "P",
         "PT",
         "-PT5M",

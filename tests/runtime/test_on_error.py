@@ -163,7 +163,7 @@ async def test_a_handler_is_not_told_of_a_step_that_succeeds_at_last(
 
     @toy.workflow
     async def calling(ctx: Wf) -> str:
-        return await ctx.workflow.do("Flaky", flaky, on_error=handler)  # type: ignore[no-any-return]
+        return await ctx.workflow.do("Flaky", flaky, on_error=handler)
 
     async with world.lab(toy):
         assert await (await toy.start("calling")).result() == "ok"

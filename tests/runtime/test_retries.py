@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from datetime import timedelta
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from tests.runtime.kit import Ctx, Lab, Toy, Wf, World, steps_of
 
 from pikku import Backoff, RetryError, StepFailedError, TerminalError
 from pikku._retry import as_backoff
+from pikku._settings import EngineOptions
 from pikku.errors import DeclarationError
 
 
@@ -24,7 +26,7 @@ class HardDeclined(Declined):
 
 async def start_times(lab: Lab, times: list[int]) -> list[int]:
     """The waits between attempts, in milliseconds."""
-    return [(b - a) // 1000 for a, b in zip(times, times[1:], strict=False)]
+    return [(b - a) // 1000 for a, b in pairwise(times)]
 
 
 async def test_without_retries_there_is_one_attempt(toy: Toy, world: World) -> None:
@@ -98,7 +100,7 @@ async def test_a_step_that_succeeds_at_last_has_its_attempt_count(toy: Toy, worl
 
     @toy.workflow
     async def calling(ctx: Wf) -> int:
-        return await ctx.workflow.do("Call", flaky)  # type: ignore[no-any-return]
+        return await ctx.workflow.do("Call", flaky)
 
     async with world.lab(toy) as lab:
         run = await toy.start("calling")
@@ -133,7 +135,7 @@ async def test_retries_that_are_no_count_are_refused(
     @toy.workflow
     async def calling(ctx: Wf) -> str:
         try:
-            await ctx.workflow.do("Call", lambda: 1, retries=retries)  # type: ignore[arg-type]
+            await ctx.workflow.do("Call", lambda: 1, retries=retries)  # type: ignore[call-overload]
         except DeclarationError as error:
             return str(error)
         return ""
@@ -190,7 +192,7 @@ async def test_no_attempt_begins_before_its_time(toy: Toy, world: World) -> None
 
     @toy.workflow
     async def calling(ctx: Wf) -> int:
-        return await ctx.workflow.do("Call", flaky)  # type: ignore[no-any-return]
+        return await ctx.workflow.do("Call", flaky)
 
     async with world.lab(toy, auto_advance=False) as lab:
         run = await toy.start("calling")
@@ -212,7 +214,7 @@ async def test_a_wait_for_the_next_attempt_survives_a_crash_and_is_not_begun_ane
 
     @toy.workflow
     async def calling(ctx: Wf) -> int:
-        return await ctx.workflow.do("Call", flaky)  # type: ignore[no-any-return]
+        return await ctx.workflow.do("Call", flaky)
 
     async with world.lab(toy, auto_advance=False) as lab:
         run = await toy.start("calling")
@@ -325,7 +327,7 @@ async def test_an_attempt_lost_with_its_process_uses_no_retry(toy: Toy, world: W
 
     @toy.workflow
     async def calling(ctx: Wf) -> int:
-        return await ctx.workflow.do("Call", fragile)  # type: ignore[no-any-return]
+        return await ctx.workflow.do("Call", fragile)
 
     async with world.lab(toy) as lab:
         run = await toy.start("calling", wait=False)
@@ -384,9 +386,7 @@ async def test_closing_the_app_hands_an_attempt_back_and_it_counts_as_nothing(
 
     @toy.workflow
     async def calling(ctx: Wf) -> int:
-        return await ctx.workflow.do("Slow", slow)  # type: ignore[no-any-return]
-
-    from pikku._engine import EngineOptions
+        return await ctx.workflow.do("Slow", slow)
 
     async with toy.app.open(store=store_url, options=EngineOptions(drain_seconds=0.0)):
         run = await toy.start("calling", run_id="r", wait=False)
@@ -455,7 +455,7 @@ async def test_the_timeout_of_a_sync_step_records_the_failure_and_refuses_the_la
     @toy.workflow
     async def calling(ctx: Wf) -> str:
         try:
-            return await ctx.workflow.do("Slow", slow, timeout="30s")  # type: ignore[no-any-return]
+            return await ctx.workflow.do("Slow", slow, timeout="30s")
         except StepFailedError as failed:
             return failed.error.type
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from functools import partial
 from typing import Any
 
 import pytest
@@ -116,7 +117,7 @@ async def test_a_final_run_is_overwritten_by_nothing(toy: Toy, world: World) -> 
 async def test_the_second_reach_of_a_name_is_numbered(toy: Toy, world: World) -> None:
     @toy.workflow
     async def thrice(ctx: Wf) -> list[int]:
-        return [await ctx.workflow.do("Count", lambda n=n: n, returns=int) for n in range(3)]
+        return [await ctx.workflow.do("Count", partial(int, n), returns=int) for n in range(3)]
 
     async with world.lab(toy) as lab:
         run = await toy.start("thrice")
@@ -146,7 +147,7 @@ async def test_a_step_without_a_proper_name_is_refused_before_anything_is_writte
 ) -> None:
     @toy.workflow
     async def nameless(ctx: Wf) -> None:
-        await ctx.workflow.do(name, lambda: 1)  # type: ignore[arg-type]
+        await ctx.workflow.do(name, lambda: 1)  # type: ignore[call-overload]
 
     @toy.workflow
     async def dozing(ctx: Wf) -> None:
@@ -227,10 +228,11 @@ async def test_a_sibling_that_ends_while_a_step_waits_for_its_next_attempt_chang
 
     @toy.workflow
     async def pair(ctx: Wf) -> list[str]:
-        return await asyncio.gather(
+        both = await asyncio.gather(
             ctx.workflow.do("Flaky", flaky, on_error=handler),
             ctx.workflow.do("Slow sibling", lambda: "sibling"),
         )
+        return list(both)
 
     async with world.lab(toy, auto_advance=False) as lab:
         run = await toy.start("pair")

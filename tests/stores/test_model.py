@@ -360,7 +360,7 @@ class StoreMachine(RuleBasedStateMachine):
     ids=["memory", "sqlite"],
 )
 def test_the_store_does_what_the_model_does(url: str, examples: int) -> None:
-    machine = type("Machine", (StoreMachine,), {"url": url})
+    machine: type[StoreMachine] = type("Machine", (StoreMachine,), {"url": url})
     case = machine.TestCase
     case.settings = settings(max_examples=examples, stateful_step_count=40, deadline=None)
     case().runTest()

@@ -114,7 +114,7 @@ class WorkflowLab(Generic[S]):
 
         options = self._options or EngineOptions(lease_seconds=FOREVER_SECONDS)
         self._crashed = False
-        self._opened = await self.app._opened(
+        opened = await self.app._opened(
             {},
             self._services,
             options,
@@ -122,10 +122,11 @@ class WorkflowLab(Generic[S]):
             on_quiet=self._on_quiet,
             prepare=self._prepare,
         )
-        self._services = self._opened.services
-        self.app._open = self._opened
+        self._services = opened.services
+        self.app._open = opened
 
     def _prepare(self, opened: OpenApp) -> None:
+        self._opened = opened
         engine = opened.engine
         engine.on_recorded = self._on_recorded
         engine.on_execute = self._on_execute

@@ -20,6 +20,8 @@ from pikku.errors import (
 
 T = TypeVar("T")
 BUSY_TIMEOUT_SECONDS = 10.0
+# "pikk" in ASCII; marks the file as ours (https://sqlite.org/pragma.html#pragma_application_id).
+APPLICATION_ID = 0x70696B6B
 
 _BY_NAME: tuple[tuple[str, type[StoreError], str], ...] = (
     ("SQLITE_FULL", StoreFullError, "the disk that holds {path} is full"),
@@ -122,8 +124,25 @@ def _post(
         pass
 
 
+def refuse_strangers(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise, with the file untouched, if it is a database of some other program."""
+    connection.execute("BEGIN")  # one snapshot: another process may be making the file just now
+    try:
+        tables: int = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    finally:
+        connection.execute("ROLLBACK")
+    if owner != APPLICATION_ID and (owner or version or tables):
+        raise CorruptStoreError(f"{path} is a database of another program")
+
+
 def connect(path: Path, synchronous: str) -> sqlite3.Connection:
-    """A connection to *path* in WAL mode, usable from any one thread at a time."""
+    """A connection to *path* in WAL mode, usable from any one thread at a time.
+
+    Raises:
+        StoreError: if it cannot be opened, or is not ours.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -137,6 +156,7 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
             cached_statements=256,
         )
         try:
+            refuse_strangers(connection, path)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute(f"PRAGMA synchronous = {synchronous}")
         except BaseException:

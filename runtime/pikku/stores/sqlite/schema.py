@@ -6,10 +6,8 @@ import sqlite3
 from importlib.resources import files
 from pathlib import Path
 
-from pikku.errors import CorruptStoreError, SchemaVersionError
-
-# "pikk" in ASCII; marks the file as ours (https://sqlite.org/pragma.html#pragma_application_id).
-APPLICATION_ID = 0x70696B6B
+from pikku.errors import SchemaVersionError
+from pikku.stores.sqlite.connections import APPLICATION_ID
 
 
 def migrations() -> list[tuple[int, str]]:
@@ -24,7 +22,6 @@ def migrate(connection: sqlite3.Connection, path: Path) -> int:
 
     Raises:
         SchemaVersionError: the file is from a newer pikku.
-        CorruptStoreError: the file is some other program's database.
     """
     wanted = migrations()
     newest = wanted[-1][0]
@@ -49,11 +46,6 @@ def migrate(connection: sqlite3.Connection, path: Path) -> int:
 
 def _version(connection: sqlite3.Connection, path: Path, newest: int) -> int:
     found: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    owner: int = connection.execute("PRAGMA application_id").fetchone()[0]
-    if owner != APPLICATION_ID:
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if owner or found or tables:
-            raise CorruptStoreError(f"{path} is a database of another program")
     if found > newest:
         raise SchemaVersionError(
             f"{path} has schema version {found}, and this pikku knows versions up to {newest}"
