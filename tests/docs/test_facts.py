@@ -11,8 +11,7 @@ from tests.docs.blocks import ROOT, blocks_of, prose_of
 
 import pikku
 from pikku import _records
-from pikku._engine import EngineOptions
-from pikku._settings import ENVIRONMENT
+from pikku._settings import ENVIRONMENT, EngineOptions
 from pikku.testing import WorkflowLab
 from pikku_gen import config
 

@@ -9,11 +9,11 @@ import pikku.errors
 import pikku.testing
 
 PUBLIC = """
-    App BoundRpc BoundWorkflow Backoff Config Duration EngineOptions ErrorInfo Func FunctionContext PikkuError
-    QueueService Registry RetryError RpcAttributes RpcRef RpcRefAttributes Run RunCancelledError
-    RunFailedError StepContext StepFailedError StepFailure SyncApp SyncBoundWorkflow SyncRun
-    TerminalError Workflow WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps
-    WorkflowWire sync_opener
+    App BoundRpc BoundWorkflow Backoff Config Duration EngineOptions ErrorInfo Func
+    FunctionContext PikkuError QueueService Registry RetryError RpcAttributes RpcRef
+    RpcRefAttributes Run RunCancelledError RunFailedError StepContext StepFailedError
+    StepFailure SyncApp SyncBoundWorkflow SyncRun TerminalError Workflow WorkflowAttributes
+    WorkflowFunctionContext WorkflowRef WorkflowSteps WorkflowWire sync_opener
 """.split()
 
 

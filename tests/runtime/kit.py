@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias, overload
@@ -81,7 +82,8 @@ class World:
 
     def options(self, **changes: Any) -> EngineOptions:
         """Engine options for a lab: its lease never ends, as its clock jumps."""
-        return EngineOptions(**{"lease_seconds": FOREVER_SECONDS, "sticky": self.sticky, **changes})
+        options = EngineOptions(lease_seconds=FOREVER_SECONDS, sticky=self.sticky)
+        return dataclasses.replace(options, **changes)
 
     def lab(
         self, toy: Toy, *, auto_advance: bool = True, services: Any = None, **changes: Any
