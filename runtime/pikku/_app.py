@@ -7,7 +7,6 @@ import inspect
 import typing
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
 
@@ -116,7 +115,6 @@ class App(Generic[S_co]):
         self._settings = dict(settings or {})
         self._project = project
         self._open: OpenApp | None = None
-        self._override: ContextVar[OpenApp | None] = ContextVar(package, default=None)
 
     def __repr__(self) -> str:
         return f"<App {self.package}>"
@@ -134,9 +132,12 @@ class App(Generic[S_co]):
         trace: TracebackType | None,
         /,
     ) -> None:
-        opened, self._open = self._open, None
+        opened = self._open
         if opened is not None:
-            await opened.closing.aclose()
+            try:  # what still runs may call functions and start runs until it has ended
+                await opened.closing.aclose()
+            finally:
+                self._open = None
 
     def open(
         self,
@@ -236,7 +237,7 @@ class App(Generic[S_co]):
         Raises:
             AppNotOpenError: if nothing is.
         """
-        opened = self._override.get() or self._open
+        opened = self._open
         if opened is None:
             raise AppNotOpenError(f"the app {self.package} is not open")
         return opened

@@ -67,6 +67,13 @@ class End(NamedTuple):
     after_us: int | None = None
 
 
+NEVER_BEGUN = End(
+    True,
+    error=ErrorInfo("CancelledError", "the attempt was called off before it began"),
+    final=True,
+)
+
+
 class Attempt:
     """One attempt under way."""
 
@@ -99,6 +106,7 @@ class Bodies:
         loop: the host's loop, on which coroutines run and answers arrive.
         clock: what timeouts go by.
         threads: how many synchronous functions may run at once.
+        may_begin: asked just before a body begins; False after the lease was lost.
         on_quiet: called when the last attempt under way has ended.
     """
 
@@ -107,8 +115,10 @@ class Bodies:
         loop: asyncio.AbstractEventLoop,
         clock: Clock,
         threads: int,
+        may_begin: Callable[[], bool],
         on_quiet: Callable[[], None],
     ) -> None:
+        self._may_begin = may_begin
         self._on_quiet = on_quiet
         self._loop = loop
         self._clock = clock
@@ -159,9 +169,19 @@ class Bodies:
         self._running.add(attempt)
         if alone:
             self._alone = attempt
-        begin(attempt)
+        if self._wanted(attempt):
+            try:
+                begin(attempt)
+            except Exception as error:
+                self._end(attempt, _failure(attempt.plan, error))
+        else:
+            self._end(attempt, NEVER_BEGUN)
         if self._running:
             self._quiet.clear()
+
+    def _wanted(self, attempt: Attempt) -> bool:
+        """Whether the body may still begin: it may have waited for a thread, or for its turn."""
+        return not attempt.ended and not attempt.cancellation.requested and self._may_begin()
 
     def _let_all_in(self) -> None:
         self._hurry = None
@@ -226,12 +246,14 @@ class Bodies:
         """Call *call* in a thread; the slot is taken until it returns."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="pikku-step")
-        self._arm(attempt)
         context = contextvars.copy_context()
 
         def work() -> None:
+            end = NEVER_BEGUN
             try:
-                end = _success(attempt.plan, context.run(call))
+                if self._wanted(attempt):
+                    self._loop.call_soon_threadsafe(self._arm, attempt)
+                    end = _success(attempt.plan, context.run(call))
             except BaseException as error:
                 end = _failure(attempt.plan, error)
             try:
@@ -273,7 +295,7 @@ class Bodies:
 
     def _arm(self, attempt: Attempt) -> None:
         timeout_us = attempt.plan.policy.timeout_us
-        if timeout_us is not None:
+        if timeout_us is not None and not attempt.ended:
             due = self._clock.now_us() + timeout_us
             attempt._alarm = self._clock.call_at(
                 self._loop, due, partial(self._timeout, attempt, due)

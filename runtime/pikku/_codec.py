@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Protocol
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -160,19 +159,24 @@ class TypedCodec:
 PLAIN = PlainCodec()
 
 
-@lru_cache(maxsize=4096)
-def _cached(annotation: Any, owner: str) -> Codec:
-    return TypedCodec(annotation, owner)
+_CODECS: dict[Any, Codec] = {}
 
 
 def codec_for(annotation: Any, owner: str) -> Codec:
-    """The codec of a declared type; *owner* names the declaration in errors."""
+    """The codec of a declared type; *owner* names the declaration in errors.
+
+    Raises:
+        DeclarationError: if values of the type cannot be stored.
+    """
     if annotation is Any:
         return PLAIN
     try:
-        return _cached(annotation, owner)
+        known = _CODECS.get(annotation)
     except TypeError:  # an annotation that cannot be hashed
         return TypedCodec(annotation, owner)
+    if known is None:
+        known = _CODECS[annotation] = TypedCodec(annotation, owner)
+    return known
 
 
 def digest(text: str) -> str:

@@ -140,19 +140,19 @@ class Committer:
             self._poked = False
             self.in_flight = True
             try:
-                reply = await apply(self._session(), ops, self._want)
+                reply = await apply(self._session(), ops, dict(self._want))
             except Exception as error:
                 await self._failed(ops, dones, error)
                 self.in_flight = False
             else:
                 self.in_flight = False
                 self._failures = 0
-                try:
-                    for done, result in zip(dones, reply.results, strict=True):
+                for done, result in zip(dones, reply.results, strict=True):
+                    try:
                         done(result)
-                    self._on_reply(reply)
-                except Exception:
-                    log.critical("a bug in pikku", exc_info=True)
+                    except Exception:
+                        log.critical("a bug in pikku", exc_info=True)
+                self._tell(reply)
                 if self._impatient:
                     self._impatient.difference_update(dones)
             if self._busy() or time.monotonic() - last_yield > SPIN_SECONDS:
@@ -179,8 +179,17 @@ class Committer:
             await self._failed([op], [done], error)
         else:
             self._impatient.discard(done)
-            done(reply.results[0])
+            try:
+                done(reply.results[0])
+            except Exception:
+                log.critical("a bug in pikku", exc_info=True)
+            self._tell(reply)
+
+    def _tell(self, reply: Reply) -> None:
+        try:
             self._on_reply(reply)
+        except Exception:
+            log.critical("a bug in pikku", exc_info=True)
 
     async def _put_off(self, ops: list[Op], dones: list[Done], error: Exception) -> None:
         patient = [

@@ -26,9 +26,9 @@ from pikku._records import (
     CreateRun,
     FireTimers,
     LoadedRun,
-    Op,
     OpResult,
     ReapSessions,
+    ReleaseRun,
     Reply,
     ResumeRun,
     RunFilter,
@@ -45,13 +45,16 @@ from pikku.errors import (
     RunNotFoundError,
     RunStateError,
     StoreError,
+    StoreUnavailableError,
 )
 from pikku.stores.base import INLINE_QUEUE, Store
 
 log = logging.getLogger("pikku")
 
 SWEEP_SECONDS = 1.0
+DEPLOYS_EVERY = 10  # sweeps
 WATCH_SECONDS = 0.1
+RELEASE_SECONDS = 5.0
 CLAIM_AT_ONCE = 50
 REMEMBERED_ENDS = 1000
 
@@ -90,8 +93,10 @@ class Engine:
         self._idle: OrderedDict[str, LiveRun] = OrderedDict()
         self._ended: OrderedDict[str, Settle] = OrderedDict()
         self._results: dict[str, list[asyncio.Future[Settle]]] = {}
+        self._main: asyncio.Task[None] | None = None
         self._next_due: int | None = None
         self._alarm: Alarm | None = None
+        self._sweeps = 0
         self._sweep: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
@@ -100,7 +105,13 @@ class Engine:
         self._hooks = GeneratorHooks()
         lease = options.lease_seconds if store.shared else FOREVER_SECONDS
         self._session = Session(store, self.loop, lease_seconds=lease, on_lost=self._session_lost)
-        self.bodies = Bodies(self.loop, self.clock, options.threads, on_quiet=self._quiet_soon)
+        self.bodies = Bodies(
+            self.loop,
+            self.clock,
+            options.threads,
+            may_begin=lambda: not self._session.expired,
+            on_quiet=self._quiet_soon,
+        )
         self._committer = Committer(
             store,
             session=lambda: self._session.id,
@@ -132,8 +143,15 @@ class Engine:
         """Open the runs that were suspended for want of a function that is here now."""
         waiting = await self.store.list_runs(RunFilter(status="suspended", limit=1000))
         for run in waiting:
-            if run.suspend_reason == "missing_function" and run.workflow in self.registry.workflows:
+            if run.suspend_reason == "missing_function" and self._has_what_missed(run):
                 await self._committer.request(ResumeRun(run.run_id))
+
+    def _has_what_missed(self, run: RunRecord) -> bool:
+        if run.workflow not in self.registry.workflows or run.error is None:
+            return False
+        error = ErrorInfo.from_json(run.error)
+        _, _, missing = error.message.partition("unknown function ")
+        return not missing or missing.strip("'\"") in self.registry.functions
 
     async def close(self, *, drain: bool = True) -> None:
         """Record what ends in time, hand back the rest, and let go of every run."""
@@ -151,14 +169,14 @@ class Engine:
         while any(live.moving for live in self._live.values()) and self.loop.time() < until:
             await self.bodies.wait_until_quiet(until - self.loop.time())
             await asyncio.sleep(0.001)
-        while any(live.moving for live in self._live.values()):
+        until = self.loop.time() + self.options.lease_seconds
+        while any(live.moving for live in self._live.values()) and self.loop.time() < until:
             for live in list(self._live.values()):
                 live.hand_back()
             await asyncio.sleep(0.001)
-            if self._main.done():
-                break
         self._committer.close()
-        await self._main
+        if self._main is not None:
+            await self._main
         for task in self._tasks:
             task.cancel()
         for live in list(self._live.values()):
@@ -168,13 +186,15 @@ class Engine:
         await asyncio.to_thread(self._session.close)
         for waiting in self._results.values():
             for future in waiting:
-                future.cancel()
+                if not future.done():
+                    future.set_exception(StoreUnavailableError("the app was closed meanwhile"))
 
     def kill(self) -> None:
         """Stop as a dying process would: nothing more is recorded, no lease is given back."""
         self._closed = True
         self.draining = True
-        self._main.cancel()
+        if self._main is not None:
+            self._main.cancel()
         for handle in (self._sweep, self._alarm):
             if handle is not None:
                 handle.cancel()
@@ -299,7 +319,14 @@ class Engine:
                 future: asyncio.Future[Settle] = self.loop.create_future()
                 self._results.setdefault(run_id, []).append(future)
                 self._quiet_soon()
-                settle = await future
+                try:
+                    settle = await future
+                finally:
+                    waiting = self._results.get(run_id)
+                    if waiting is not None and future in waiting:
+                        waiting.remove(future)
+                        if not waiting:
+                            del self._results[run_id]
                 if settle.status in FINAL_STATUSES:
                     return settle
                 continue
@@ -439,6 +466,15 @@ class Engine:
         live.loading()
         self._spawn(reload())
 
+    def release_later(self, live: LiveRun) -> None:
+        """Let somebody else, or this process after a while, take the run up again."""
+
+        def release() -> None:
+            if not self._closed:
+                self.submit(ReleaseRun(live.run_id), lambda result: None)
+
+        self.loop.call_later(RELEASE_SECONDS, release)
+
     def _started(self, live: LiveRun) -> None:
         if live.started is not None and not live.started.done():
             live.started.set_result(None)
@@ -456,7 +492,10 @@ class Engine:
             return
         if reply.claimed:
             for loaded in reply.claimed:
-                self._take_over(loaded)
+                try:
+                    self._take_over(loaded)
+                except Exception:
+                    log.critical("run %s: a bug in pikku", loaded.run.run_id, exc_info=True)
             if len(reply.claimed) == CLAIM_AT_ONCE:
                 self._committer.poke()
         if reply.inbox:
@@ -517,6 +556,9 @@ class Engine:
         if self._committer.idle:
             self.submit(ReapSessions(), lambda result: None)
             self.submit(FireTimers(), lambda result: None)
+        self._sweeps += 1
+        if self._sweeps % DEPLOYS_EVERY == 0:
+            self._spawn(self._resume_deployed())
         self._sweep = self.loop.call_later(SWEEP_SECONDS, self._swept)
 
     def _quiet_soon(self) -> None:
@@ -553,10 +595,6 @@ class Engine:
                 self._renewing = False
                 self._committer.poke()
                 return
-
-    async def request(self, op: Op) -> OpResult:
-        """Send one operation, with the session's name."""
-        return await self._committer.request(op)
 
 
 def _check_same_start(run: RunRecord, workflow: str, text: str) -> None:

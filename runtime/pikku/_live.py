@@ -19,6 +19,7 @@ from pikku._error_info import ErrorInfo
 from pikku._functions import WiredWorkflow
 from pikku._records import (
     ENDED_STEP,
+    FINAL_STATUSES,
     CancelKind,
     Commit,
     CompleteStep,
@@ -112,6 +113,8 @@ class LiveRun:
         self._engine = engine
         self._busy = False
         self._settling: Settle | None = None
+        self._left = ""
+        self._bug: Exception | None = None
         self._cancel: tuple[CancelKind, str] | None = None
         self._cleanup: Alarm | None = None
         self._flights: dict[str, Flight] = {}
@@ -143,6 +146,12 @@ class LiveRun:
 
     def begin(self) -> None:
         """Call the function and go as far as it goes."""
+        try:
+            self._begin()
+        except Exception as error:
+            self._broken(error)
+
+    def _begin(self) -> None:
         workflow = self.wired.workflow
         context = self._engine.workflow_context(self.run_id, self.wired.name, self._replay)
         try:
@@ -182,6 +191,7 @@ class LiveRun:
         if self._busy or self.gone:
             return
         for flight in self._flights.values():
+            flight.requested = True
             following = flight.next(failed=False)
             self._entries.append(HistoryEntry("handed_back", flight.ask.key, flight.attempt, None))
             self._ends.append(following.write("scheduled"))
@@ -232,12 +242,13 @@ class LiveRun:
         """A bug of ours: the run stands still, with all that is recorded, until it is resumed."""
         log.critical("run %s is suspended by a bug in pikku", self.run_id, exc_info=error)
         if self._busy:
-            self.drop()
+            self._bug = error
             return
         self._ends, self._entries, self._held = [], [], []
         self._replay.delivered -= self._delivered_here
         self._delivered_here = 0
-        info = ErrorInfo.of(InternalError(repr(error)), traceback=trimmed_traceback(error))
+        bug = error if isinstance(error, InternalError) else InternalError(repr(error))
+        info = ErrorInfo.of(bug, traceback=trimmed_traceback(error))
         self._commit(Settle("suspended", error=info.to_json(), reason="internal_error"))
 
     def _take_turn(self) -> None:
@@ -297,6 +308,9 @@ class LiveRun:
         self._cancelled = True
         self._waiting.clear()
         self._start_nothing()
+        for ask in self._replay.take_asks():  # asked for before the cancel: not granted
+            if (flight := self._flights.get(ask.key)) is not None:
+                flight.ask = ask
         for flight in self._flights.values():
             flight.requested = flight.called_off = True
         now = self._engine.clock.now_us()
@@ -572,7 +586,10 @@ class LiveRun:
 
     def _drain(self) -> None:
         """No new step: record what has ended, and leave once nothing is under way."""
-        unasked = bool(self._writes)
+        unasked = bool(self._writes) or self._replay.cancel_asked is not None
+        for flight in self._starting:
+            if flight.attempt > 1:
+                self._ends.append(flight.write("scheduled"))
         self._start_nothing()
         if self._under_way():
             if self._ends:
@@ -626,6 +643,11 @@ class LiveRun:
         if self.gone:
             return
         settle, self._settling = self._settling, None
+        if self._bug is not None and settle is None:
+            bug, self._bug = self._bug, None
+            self._turn += result.code == "ok"
+            self._broken(bug)
+            return
         if result.code == "ok":
             self._recorded(settle)
         elif result.code == "conflict":
@@ -676,6 +698,7 @@ class LiveRun:
 
     def _leave(self, settle: Settle) -> None:
         self.gone = True
+        self._left = settle.status
         if self._cleanup is not None:
             self._cleanup.cancel()
         for flight in self._flights.values():
@@ -687,15 +710,11 @@ class LiveRun:
         """The store cannot take this commit, and would not take it a second time."""
         log.error("run %s: its records are refused: %s", self.run_id, error)
         if self._run.error == "refused":
+            self._engine.release_later(self)
             self.drop()
             return
         self._run.error = "refused"
-        failure = InternalError(f"the store refused the run's records: {error}")
-        self._ends = []
-        self._entries = []
-        self._replay.delivered -= self._delivered_here
-        self._delivered_here = 0
-        self._commit(Settle("failed", error=ErrorInfo.of(failure).to_json()))
+        self._broken(InternalError(f"the store refused the run's records: {error}"))
 
     def loading(self) -> None:
         """Stand still until `reloaded`."""
@@ -705,9 +724,13 @@ class LiveRun:
         """Replay over what the store has recorded meanwhile; what ended here comes again."""
         self._busy = False
         self._start_nothing()
-        for flight, end in reversed(self._held):
-            self._flights[flight.ask.key] = flight
-            self._arrived.appendleft((flight, end))
+        for held, end in reversed(self._held):
+            key = held.ask.key
+            if held.ask.kind != "side_effect":
+                self._flights[key] = held
+                self._arrived.appendleft((held, end))
+            elif self._flights.get(key) is held:
+                del self._flights[key]  # never recorded: it is drawn anew
         self._replay.discard()
         self._external = {
             number: outcome
@@ -730,8 +753,10 @@ class LiveRun:
 
     def _complete_late(self, flight: Flight, end: End) -> None:
         """The run ended first; the step's own record still says what became of it."""
-        if flight.ask.kind == "side_effect":
+        if flight.ask.kind in ("side_effect", "on_error"):
             return
+        if end.failed and self._left not in FINAL_STATUSES:
+            return  # its retries and its handler are decided when the run goes on
         error = end.error.to_json() if end.error else None
         status: Any = "failed" if end.failed else "succeeded"
         self._engine.submit(

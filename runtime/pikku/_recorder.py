@@ -116,7 +116,7 @@ class RunRecorder:
         return End(False, text, decoded)
 
 
-_BY_CODE: dict[Any, Codec] = {}
+_BY_PLACE: dict[Any, Codec] = {}
 
 
 def _codec_of(target: Callable[[], Any], returns: Any, where: str) -> Codec:
@@ -130,9 +130,12 @@ def _codec_of(target: Callable[[], Any], returns: Any, where: str) -> Codec:
     annotations: dict[str, Any] | None = getattr(func, "__annotations__", None)
     if not annotations or "return" not in annotations:
         return PLAIN
-    code = getattr(func, "__code__", func)
-    codec = _BY_CODE.get(code)
+    declared = annotations["return"]
+    if not isinstance(declared, str):
+        return codec_for(declared, where)
+    place = (getattr(func, "__code__", func), declared)
+    codec = _BY_PLACE.get(place)
     if codec is None:
-        types = resolve_annotations({"return": annotations["return"]}, func, where)
-        codec = _BY_CODE[code] = codec_for(types["return"], where)
+        types = resolve_annotations({"return": declared}, func, where)
+        codec = _BY_PLACE[place] = codec_for(types["return"], where)
     return codec

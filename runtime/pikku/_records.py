@@ -98,7 +98,7 @@ class StepRecord:
 
 
 _run_values = operator.attrgetter(*(field.name for field in fields(RunRecord)))
-_step_values = operator.attrgetter(*(field.name for field in fields(StepRecord)))
+step_values = operator.attrgetter(*(field.name for field in fields(StepRecord)))
 
 
 def copy_run(run: RunRecord) -> RunRecord:
@@ -108,14 +108,14 @@ def copy_run(run: RunRecord) -> RunRecord:
 
 def copy_step(step: StepRecord) -> StepRecord:
     """A step of its own with the same values."""
-    return StepRecord(*_step_values(step))
+    return StepRecord(*step_values(step))
 
 
 class HistoryEntry(NamedTuple):
     """One line of a run's history.
 
-    `kind` is `attempt_failed`, `attempt_lost`, `retry_scheduled`, `handed_back`, `cancel`,
-    `suspend` or `resume`; `data` is JSON text.
+    `kind` is `attempt_failed`, `attempt_lost`, `handed_back`, `cancel`, `suspend` or
+    `resume`; `data` is JSON text.
     """
 
     kind: str

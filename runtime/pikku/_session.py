@@ -86,13 +86,16 @@ class Session:
 
     def _run(self) -> None:
         while not self._stop.wait(self._lease / 4):
+            try:
+                self._loop.call_soon_threadsafe(self._tick)
+            except RuntimeError:  # the loop is closed
+                return
             if boot_seconds() - self._ticked_at > self._grace:
                 self._report_stuck_loop()
                 continue
             try:
                 if not self._beat():
                     self._loop.call_soon_threadsafe(self._on_lost)
-                self._loop.call_soon_threadsafe(self._tick)
             except StoreError as error:
                 log.warning("heartbeat: %s", error)
             except RuntimeError:  # the loop is closed

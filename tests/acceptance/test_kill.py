@@ -35,13 +35,14 @@ class Site:
         return f"sqlite:///{self.file}"
 
     def start(self, *command: str, **env: str) -> "subprocess.Popen[str]":
+        path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
         process = subprocess.Popen(
             [sys.executable, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder,
-            env={**os.environ, "LEDGER": str(self.ledger), "PYTHONPATH": str(HERE), **env},
+            env={**os.environ, "LEDGER": str(self.ledger), "PYTHONPATH": path, **env},
         )
         self.processes.append(process)
         return process
@@ -86,13 +87,19 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 def first_line(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
-    return process.stdout.readline().strip()
+    line = process.stdout.readline().strip()
+    assert line, process.communicate()[1]
+    return line
 
 
-def wait_until(true: Callable[[], bool], what: str, seconds: float = 30) -> None:
+def wait_until(
+    process: "subprocess.Popen[str]", true: Callable[[], bool], what: str, seconds: float = 30
+) -> None:
     """Look again and again at what another process does."""
     end = time.monotonic() + seconds
     while not true():
+        if process.poll() is not None:
+            raise AssertionError(f"it ended before {what}: {process.communicate()[1]}")
         assert time.monotonic() < end, f"waited in vain for: {what}"
         time.sleep(0.01)
 
@@ -137,6 +144,7 @@ def test_kill_9_at_twenty_random_moments_repeats_nothing_and_strands_nothing(sit
 def test_a_sleeping_run_wakes_after_a_restart(site: Site) -> None:
     process = site.program("r")
     wait_until(
+        process,
         lambda: site.rows("SELECT status FROM steps WHERE kind = 'sleep'") == [("scheduled",)],
         "the run to sleep",
     )
@@ -151,6 +159,7 @@ def test_a_sleeping_run_wakes_after_a_restart(site: Site) -> None:
 def test_two_processes_starting_at_one_moment_continue_a_run_once(site: Site) -> None:
     process = site.program("r")
     wait_until(
+        process,
         lambda: site.rows("SELECT status FROM steps WHERE kind = 'sleep'") == [("scheduled",)],
         "the run to sleep",
     )
@@ -190,14 +199,14 @@ def began(site: Site, times: int = 1) -> Callable[[], bool]:
 def test_sigterm_lets_a_running_attempt_end_and_takes_no_new_work(site: Site) -> None:
     queue_a_slow_run(site, 1.0)
     first = worker(site)
-    wait_until(began(site), "the step to begin")
+    wait_until(first, began(site), "the step to begin")
     first.send_signal(signal.SIGTERM)
     finish(first)
     assert site.executions() == {("r", "slow began"): 1, ("r", "slow ended"): 1}
     assert site.rows("SELECT status, attempt, lost FROM steps") == [("succeeded", 1, 0)]
     assert site.statuses() == {"r": "running"}
     second = worker(site)
-    wait_until(lambda: site.statuses()["r"] == "completed", "the run to complete")
+    wait_until(second, lambda: site.statuses()["r"] == "completed", "the run to complete")
     second.send_signal(signal.SIGTERM)
     finish(second)
     assert site.executions() == {
@@ -210,15 +219,15 @@ def test_sigterm_lets_a_running_attempt_end_and_takes_no_new_work(site: Site) ->
 def test_kill_9_of_a_worker_within_a_step_resumes_within_ten_seconds(site: Site) -> None:
     queue_a_slow_run(site, 0.3)
     first = worker(site)
-    wait_until(began(site), "the step to begin")
+    wait_until(first, began(site), "the step to begin")
     first.kill()
     first.communicate()
     killed = time.monotonic()
     second = worker(site)
-    wait_until(began(site, 2), "the step to begin again")
+    wait_until(second, began(site, 2), "the step to begin again")
     # The promise is 10 s; a loaded machine gets half as long again.
     assert time.monotonic() - killed < 15
-    wait_until(lambda: site.statuses()["r"] == "completed", "the run to complete")
+    wait_until(second, lambda: site.statuses()["r"] == "completed", "the run to complete")
     second.send_signal(signal.SIGTERM)
     finish(second)
     assert site.rows("SELECT status, attempt, lost FROM steps WHERE key = 'slow'") == [

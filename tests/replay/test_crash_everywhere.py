@@ -1,8 +1,10 @@
 """A crash at any call to the store, before it or with its answer lost, changes no outcome."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,13 +163,20 @@ def comparable(ended: tuple[Any, ...], body: Any) -> tuple[Any, ...]:
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "evicted"])
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 async def test_a_crash_at_any_call_changes_no_outcome(
-    body: Callable[[Wf], Any], kept: bool
+    body: Callable[[Wf], Any], store: str, kept: bool, tmp_path: Path
 ) -> None:
-    world = World("memory://", sticky=1000 if kept else 0)
+    numbers = itertools.count()
+
+    def world() -> World:
+        file = tmp_path / f"{next(numbers)}.db"
+        url = "memory://" if store == "memory" else f"sqlite:///{file}?durability=process"
+        return World(url, sticky=1000 if kept else 0)
+
     toy = deployed(body)
-    async with world.proxied(toy, StoreProxy) as lab:
+    async with world().proxied(toy, StoreProxy) as lab:
         run = await toy.start("body", run_id="r")
         await lab.settle()
         expected = comparable(await settled(lab, run), body)
@@ -175,7 +184,7 @@ async def test_a_crash_at_any_call_changes_no_outcome(
         assert expected[0] in ("completed", "failed", "cancelled")
     for at in range(3, calls + 1):  # the first two calls open the engine
         for before in (True, False):
-            await crash_at(world, body, at, before, expected)
+            await crash_at(world(), body, at, before, expected)
 
 
 async def crash_at(

@@ -433,7 +433,7 @@ async def test_the_timeout_of_an_async_step_fails_the_attempt_and_cancels_its_bo
             await entered.wait()
             entered.clear()
             due = lab.clock.next_alarm_us()
-            assert due == lab.clock.now_us() + 30_000_000
+            assert due is not None and due == lab.clock.now_us() + 30_000_000
             lab.clock.move_to(due)
         assert await run.result() == ["StepTimeoutError", "PKR313", 2]
     assert seen == ["cancelled: True"] * 2

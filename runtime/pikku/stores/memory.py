@@ -6,6 +6,7 @@ import heapq
 import threading
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from pikku._clock import Clock, SystemClock
 from pikku._records import (
@@ -19,6 +20,7 @@ from pikku._records import (
     StepRecord,
     copy_run,
     copy_step,
+    step_values,
 )
 from pikku.stores.transitions import Timer, carry_out
 
@@ -28,7 +30,7 @@ DEFAULT_LEASE_US = 6_000_000
 class MemoryStore:
     """Keeps every promise of `pikku.stores.base.Store` for as long as the process lives.
 
-    Several engines, also on several event loops, may share one instance.
+    One engine at a time works on an instance; the next one goes on with what the last left behind.
     """
 
     shared = False
@@ -41,6 +43,9 @@ class MemoryStore:
         self._lock = threading.RLock()
         self._runs: dict[str, RunRecord] = {}
         self._steps: dict[str, dict[str, StepRecord]] = {}
+        # The steps of ended runs, as tuples of plain values: the garbage collector does not visit
+        # those, so that runs cost the same however many have ended.
+        self._ended: dict[str, tuple[tuple[Any, ...], ...]] = {}
         self._history: dict[str, list[HistoryEntry]] = {}
         self._timers: list[Timer] = []
         self._armed: dict[str, set[Timer]] = {}
@@ -137,9 +142,11 @@ class MemoryStore:
         run = self._runs.get(run_id)
         if run is None:
             return None
-        return LoadedRun(
-            copy_run(run), tuple(copy_step(step) for step in self._steps[run_id].values())
-        )
+        ended = self._ended.get(run_id)
+        if ended is not None:
+            return LoadedRun(copy_run(run), tuple(StepRecord(*values) for values in ended))
+        steps = self._steps[run_id].values()
+        return LoadedRun(copy_run(run), tuple(copy_step(step) for step in steps))
 
     def _next_due(self) -> int | None:
         timers = self._timers
@@ -164,12 +171,22 @@ class MemoryStore:
     def save_run(self, run: RunRecord) -> None:
         if run.owner is None:
             self._owned.get(self.session, set()).discard(run.run_id)
+            steps = self._steps.pop(run.run_id, None) if run.finished_us is not None else None
+            if steps is not None:
+                self._ended[run.run_id] = tuple(step_values(step) for step in steps.values())
 
     def step(self, run_id: str, key: str) -> StepRecord | None:
-        return self._steps[run_id].get(key)
+        return self._steps_of(run_id).get(key)
 
     def save_step(self, run_id: str, step: StepRecord) -> None:
-        self._steps[run_id][step.key] = step
+        self._steps_of(run_id)[step.key] = step
+
+    def _steps_of(self, run_id: str) -> dict[str, StepRecord]:
+        steps = self._steps.get(run_id)
+        if steps is None:
+            made = [StepRecord(*values) for values in self._ended.pop(run_id, ())]
+            steps = self._steps[run_id] = {step.key: step for step in made}
+        return steps
 
     def append_history(self, run_id: str, entry: HistoryEntry) -> None:
         self._history.setdefault(run_id, []).append(entry)

@@ -6,6 +6,7 @@ import asyncio
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -137,6 +138,21 @@ def refuse_strangers(connection: sqlite3.Connection, path: Path) -> None:
         raise CorruptStoreError(f"{path} is a database of another program")
 
 
+def _enter_wal_mode(connection: sqlite3.Connection) -> None:
+    """Change the journal mode, which SQLite answers with BUSY at once while another process does,
+    whatever the timeout."""
+    until = time.monotonic() + BUSY_TIMEOUT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            busy = (getattr(error, "sqlite_errorname", "") or "").startswith("SQLITE_BUSY")
+            if not busy or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+
+
 def connect(path: Path, synchronous: str) -> sqlite3.Connection:
     """A connection to *path* in WAL mode, usable from any one thread at a time.
 
@@ -157,7 +173,7 @@ def connect(path: Path, synchronous: str) -> sqlite3.Connection:
         )
         try:
             refuse_strangers(connection, path)
-            connection.execute("PRAGMA journal_mode = WAL")
+            _enter_wal_mode(connection)
             connection.execute(f"PRAGMA synchronous = {synchronous}")
         except BaseException:
             connection.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import operator
 import sqlite3
@@ -22,6 +21,7 @@ from pikku._records import (
     ResumeRun,
     RunRecord,
     StepRecord,
+    step_values,
 )
 from pikku.stores._queries import load_queries
 from pikku.stores.transitions import Timer
@@ -361,13 +361,10 @@ _saved_step: Callable[[StepRecord], Row] = operator.attrgetter(
     "finished_us",
     "delivery",
 )
-_step_values: Callable[[StepRecord], Row] = operator.attrgetter(
-    *(field.name for field in dataclasses.fields(StepRecord))
-)
 
 
 def _added_step(run: int, step: StepRecord) -> Row:
-    return (run, *_step_values(step))
+    return (run, *step_values(step))
 
 
 def _padded(count: int) -> int:
