@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from pikku._clock import Clock, SystemClock
 from pikku._records import HistoryEntry, LoadedRun, Op, Reply, RunFilter, RunRecord
+from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.sqlite.connections import ConnectionThread, connect, translated
 from pikku.stores.sqlite.schema import migrate
 from pikku.stores.sqlite.workspace import (
@@ -48,6 +49,7 @@ class SqliteStore:
         self._beats: sqlite3.Connection | None = None
         self._beat_lock = threading.Lock()
         self._known_sessions: set[str] = set()
+        self._cache = RowCache()
 
     async def open(self) -> None:
         if self._writer is not None:
@@ -79,9 +81,14 @@ class SqliteStore:
 
     async def apply(self, session: str, ops: Sequence[Op], want: Mapping[str, int], /) -> Reply:
         assert self._writer is not None, "the store is not open"
-        return await self._writer.run(
-            lambda connection: self._apply(connection, session, ops, want)
-        )
+
+        def apply(connection: sqlite3.Connection) -> Reply:
+            try:
+                return self._apply(connection, session, ops, want, trusting=True)
+            except sqlite3.IntegrityError:
+                return self._apply(connection, session, ops, want, trusting=False)
+
+        return await self._writer.run(apply)
 
     def _apply(
         self,
@@ -89,11 +96,13 @@ class SqliteStore:
         session: str,
         ops: Sequence[Op],
         want: Mapping[str, int],
+        *,
+        trusting: bool,
     ) -> Reply:
         connection.execute("BEGIN IMMEDIATE")
         try:
-            work = SqliteWorkspace(connection, session, self.clock.now_us())
-            work.prefetch(ops)
+            work = SqliteWorkspace(connection, self._cache, session, self.clock.now_us())
+            work.prefetch(ops, trusting=trusting)
             results = [carry_out(work, op) for op in ops]
             work.flush()
             alive = work.session_exists()
@@ -105,9 +114,11 @@ class SqliteStore:
             reply = Reply(results, claimed, work.read_inbox(), work.next_due(), alive)
             connection.execute("COMMIT")
         except BaseException:
+            self._cache.clear()
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        work.forget()
         return reply
 
     def beat(self, session: str, lease_us: int) -> bool:

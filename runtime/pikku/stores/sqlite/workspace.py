@@ -24,6 +24,7 @@ from pikku._records import (
     step_values,
 )
 from pikku.stores._queries import load_queries
+from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.transitions import Timer
 
 QUERIES = load_queries("pikku.stores.sqlite")
@@ -57,30 +58,46 @@ class SqliteWorkspace:
     A run that is loaded for a transition comes without its values, which no transition reads.
     """
 
-    def __init__(self, connection: sqlite3.Connection, session: str, now_us: int) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, cache: RowCache, session: str, now_us: int
+    ) -> None:
+        cache.refresh(connection)
         self.session = session
         self.now_us = now_us
         self._execute: Callable[..., sqlite3.Cursor] = connection.execute
         self._executemany: Callable[..., sqlite3.Cursor] = connection.executemany
         self._alive: bool | None = None
-        self._runs: dict[str, RunRecord | None] = {}
-        self._numbers: dict[str, int] = {}
-        self._loaded_as: dict[str, Row] = {}
+        self._cache = cache
+        self._runs = cache.runs
+        self._numbers = cache.run_numbers
+        self._loaded_as = cache.saved_as
         self._dirty_runs: dict[str, RunRecord] = {}
-        self._steps: dict[tuple[str, str], StepRecord | None] = {}
-        self._step_numbers: dict[tuple[str, str], int] = {}
+        self._steps = cache.steps
+        self._step_numbers = cache.step_numbers
         self._dirty_steps: dict[tuple[str, str], StepRecord] = {}
+        self._touched_runs: set[str] = set()
+        self._touched_steps: set[tuple[str, str]] = set()
 
-    def prefetch(self, ops: Sequence[Op]) -> None:
-        """Load every row that *ops* name, in a query or two."""
+    def prefetch(self, ops: Sequence[Op], *, trusting: bool) -> None:
+        """Load every row that *ops* name and that is not at hand, in a query or two.
+
+        A step that is asked for the first time is hardly ever there: *trusting*, it is not looked
+        for, and should it be there after all, adding it raises `sqlite3.IntegrityError`.
+        """
         lean: dict[str, None] = {}
         wanted: list[tuple[str, str]] = []
         for op in ops:
             if isinstance(op, Commit):
                 run_id = op.run_id
                 lean[run_id] = None
-                wanted += [(run_id, write.key) for write in op.ends]
-                wanted += [(run_id, write.key) for write in op.asks]
+                for write in op.ends:
+                    wanted.append((run_id, write.key))
+                for write in op.asks:
+                    if trusting and write.attempt == 1:
+                        self._steps.setdefault((run_id, write.key), None)
+                        self._touched_steps.add((run_id, write.key))
+                    else:
+                        wanted.append((run_id, write.key))
             elif isinstance(op, CreateRun):
                 self._load_runs(WHOLE_RUN, [op.run_id])
             elif isinstance(op, CompleteStep):
@@ -88,14 +105,29 @@ class SqliteWorkspace:
                 wanted.append((op.run_id, op.key))
             elif isinstance(op, (CancelRun, ResumeRun, ReleaseRun)):
                 lean[op.run_id] = None
+        self._touched_runs.update(lean)
         self._load_runs(LEAN_RUN, [run_id for run_id in lean if run_id not in self._runs])
-        self._load_steps(wanted)
+        self._touched_steps.update(wanted)
+        self._load_steps([place for place in wanted if place not in self._steps])
+
+    def forget(self) -> None:
+        """After the commit: keep at hand only what the next commits of the same runs need."""
+        cache = self._cache
+        for place in self._touched_steps:
+            step = self._steps.get(place)
+            if step is None or (step.delivery is not None and step.finished_us is not None):
+                cache.forget_step(place)
+        for run_id in self._touched_runs:
+            run = self._runs.get(run_id)
+            if run is None or run.owner is None:
+                cache.forget_run(run_id)
 
     def _load_runs(self, query: str, run_ids: list[str]) -> None:
         for start in range(0, len(run_ids), 256):
             part: list[str | None] = [*run_ids[start : start + 256]]
             for run_id in run_ids[start : start + 256]:
                 self._runs[run_id] = None
+                self._touched_runs.add(run_id)
             part += [None] * (_padded(len(part)) - len(part))
             marks = ",".join("?" * len(part))
             for row in self._execute(f"{query} WHERE run_id IN ({marks})", part):
@@ -170,16 +202,16 @@ class SqliteWorkspace:
         for place, step in self._dirty_steps.items():
             number = self._step_numbers.get(place)
             if number is None:
-                added.append(_added_step(self._numbers[place[0]], step))
+                number = self._cache.next_step
+                self._cache.next_step = number + 1
+                self._step_numbers[place] = number
+                added.append((number, self._numbers[place[0]], *step_values(step)))
             else:
                 saved.append((*_saved_step(step), number))
         if saved:
             self._executemany(QUERIES["save_step"], saved)
         if added:
             self._executemany(QUERIES["add_step"], added)
-            for place, _ in self._dirty_steps.items():
-                if place not in self._step_numbers:
-                    self._steps.pop(place)  # it has a number now: load it if it is needed again
         self._dirty_steps.clear()
 
     def claim(self, queue: str, count: int) -> Iterable[LoadedRun]:
@@ -232,15 +264,18 @@ class SqliteWorkspace:
         number = self._execute(QUERIES["add_run"], _added_run(run)).lastrowid
         assert number is not None
         self._execute(QUERIES["add_values"], (number, run.input))
+        self._touched_runs.add(run.run_id)
         self._runs[run.run_id] = run
         self._numbers[run.run_id] = number
         self._loaded_as[run.run_id] = _rare(run)
 
     def save_run(self, run: RunRecord) -> None:
+        self._touched_runs.add(run.run_id)
         self._dirty_runs[run.run_id] = run
 
     def step(self, run_id: str, key: str) -> StepRecord | None:
         if (run_id, key) not in self._steps:
+            self._touched_steps.add((run_id, key))
             self._steps[run_id, key] = None
             if self.run(run_id) is not None:
                 wanted = (self._numbers[run_id], key)
@@ -288,6 +323,7 @@ class SqliteWorkspace:
         self.flush()
         query = f"{LEAN_RUN} WHERE owner = ? LIMIT ?"
         for row in self._execute(query, (session, limit)).fetchall():
+            self._touched_runs.add(row[1])
             yield self._runs.get(row[1]) or self._lend(row)
 
     def drop_session(self, session: str) -> None:
@@ -361,10 +397,6 @@ _saved_step: Callable[[StepRecord], Row] = operator.attrgetter(
     "finished_us",
     "delivery",
 )
-
-
-def _added_step(run: int, step: StepRecord) -> Row:
-    return (run, *step_values(step))
 
 
 def _padded(count: int) -> int:
