@@ -106,7 +106,8 @@ class Bodies:
         loop: the host's loop, on which coroutines run and answers arrive.
         clock: what timeouts go by.
         threads: how many synchronous functions may run at once.
-        may_begin: asked just before a body begins; False after the lease was lost.
+        may_begin: asked just before a body begins; False once the lease may have run out.
+        on_fenced: called when a body did not begin for that reason; nothing is said of its attempt.
         on_quiet: called when the last attempt under way has ended.
     """
 
@@ -116,9 +117,11 @@ class Bodies:
         clock: Clock,
         threads: int,
         may_begin: Callable[[], bool],
+        on_fenced: Callable[[], None],
         on_quiet: Callable[[], None],
     ) -> None:
         self._may_begin = may_begin
+        self._on_fenced = on_fenced
         self._on_quiet = on_quiet
         self._loop = loop
         self._clock = clock
@@ -169,7 +172,9 @@ class Bodies:
         self._running.add(attempt)
         if alone:
             self._alone = attempt
-        if self._wanted(attempt):
+        if not self._may_begin():
+            self._fenced(attempt)
+        elif self._wanted(attempt):
             try:
                 begin(attempt)
             except Exception as error:
@@ -181,7 +186,13 @@ class Bodies:
 
     def _wanted(self, attempt: Attempt) -> bool:
         """Whether the body may still begin: it may have waited for a thread, or for its turn."""
-        return not attempt.ended and not attempt.cancellation.requested and self._may_begin()
+        return not attempt.ended and not attempt.cancellation.requested
+
+    def _fenced(self, attempt: Attempt) -> None:
+        """Others may own the run by now: the body does not begin, and nothing is recorded."""
+        attempt.ended = True
+        self._leave(attempt)
+        self._on_fenced()
 
     def _let_all_in(self) -> None:
         self._hurry = None
@@ -251,6 +262,9 @@ class Bodies:
         def work() -> None:
             end = NEVER_BEGUN
             try:
+                if not self._may_begin():
+                    self._loop.call_soon_threadsafe(self._fenced, attempt)
+                    return
                 if self._wanted(attempt):
                     self._loop.call_soon_threadsafe(self._arm, attempt)
                     end = _success(attempt.plan, context.run(call))

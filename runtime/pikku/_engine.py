@@ -51,6 +51,7 @@ from pikku.stores.base import INLINE_QUEUE, Store
 
 log = logging.getLogger("pikku")
 
+GO_ON = "the run goes on when a process opens the app again"
 SWEEP_SECONDS = 1.0
 DEPLOYS_EVERY = 10  # sweeps
 WATCH_SECONDS = 0.1
@@ -110,6 +111,7 @@ class Engine:
             self.clock,
             options.threads,
             may_begin=lambda: not self._session.expired,
+            on_fenced=self._session_lost,
             on_quiet=self._quiet_soon,
         )
         self._committer = Committer(
@@ -175,8 +177,7 @@ class Engine:
                 live.hand_back()
             await asyncio.sleep(0.001)
         self._committer.close()
-        if self._main is not None:
-            await self._main
+        await self._wait_for_committer(until)
         for task in self._tasks:
             task.cancel()
         for live in list(self._live.values()):
@@ -187,7 +188,20 @@ class Engine:
         for waiting in self._results.values():
             for future in waiting:
                 if not future.done():
-                    future.set_exception(StoreUnavailableError("the app was closed meanwhile"))
+                    future.set_exception(
+                        StoreUnavailableError("the app was closed meanwhile", hint=GO_ON)
+                    )
+
+    async def _wait_for_committer(self, until: float) -> None:
+        """Let what was sent be answered; a store that stays silent is left alone, and the lease
+        gives the runs back."""
+        if self._main is None:
+            return
+        _, pending = await asyncio.wait({self._main}, timeout=max(0.1, until - self.loop.time()))
+        if pending:
+            log.warning("the store does not answer; its runs go on when the lease has run out")
+            self._main.cancel()
+            await asyncio.wait(pending)
 
     def kill(self) -> None:
         """Stop as a dying process would: nothing more is recorded, no lease is given back."""
@@ -315,6 +329,8 @@ class Engine:
         while True:
             if (ended := self._ended.get(run_id)) is not None:
                 return ended
+            if self._closed:
+                raise StoreUnavailableError("the app was closed meanwhile", hint=GO_ON)
             if run_id in self._live:
                 future: asyncio.Future[Settle] = self.loop.create_future()
                 self._results.setdefault(run_id, []).append(future)
@@ -482,7 +498,12 @@ class Engine:
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         task = self.loop.create_task(coro)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            self._quiet_soon()
+
+        task.add_done_callback(done)
 
     # --- claims, mail, timers -------------------------------------------------------------------
 
@@ -593,7 +614,7 @@ class Engine:
                 await asyncio.sleep(SWEEP_SECONDS)
             else:
                 self._renewing = False
-                self._committer.poke()
+                self.submit(ReapSessions(), lambda result: None)
                 return
 
 

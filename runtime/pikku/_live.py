@@ -704,6 +704,9 @@ class LiveRun:
         for flight in self._flights.values():
             flight.requested = True
         self._replay.discard()
+        for flight, end in self._arrived:  # ended while the store answered
+            self._complete_late(flight, end)
+        self._arrived.clear()
         self._engine.left(self, settle)
 
     def _refused(self, error: Exception | None) -> None:

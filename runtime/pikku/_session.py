@@ -59,7 +59,8 @@ class Session:
             self._thread.start()
 
     def renew(self) -> None:
-        """Take a lease under a new id, after the old one was lost."""
+        """Take a lease under a new id, and let the old one end for whoever still counts on it."""
+        self._store.beat(self.id, -1)
         self.id = new_session_id()
         self._beat()
 

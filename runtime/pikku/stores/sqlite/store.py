@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from pikku._clock import Clock, SystemClock
 from pikku._records import HistoryEntry, LoadedRun, Op, Reply, RunFilter, RunRecord
+from pikku.errors import StoreUnavailableError
 from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.sqlite.connections import ConnectionThread, connect, translated
 from pikku.stores.sqlite.schema import migrate
@@ -80,7 +81,8 @@ class SqliteStore:
                 self._beats = None
 
     async def apply(self, session: str, ops: Sequence[Op], want: Mapping[str, int], /) -> Reply:
-        assert self._writer is not None, "the store is not open"
+        if self._writer is None:
+            raise StoreUnavailableError(f"{self.address} is not open")
 
         def apply(connection: sqlite3.Connection) -> Reply:
             try:
@@ -176,5 +178,6 @@ class SqliteStore:
         )
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
-        assert self._reader is not None, "the store is not open"
+        if self._reader is None:
+            raise StoreUnavailableError(f"{self.address} is not open")
         return await self._reader.run(function)
