@@ -111,7 +111,20 @@ def _step_lines(loaded: LoadedRun, entries: Sequence[HistoryEntry], now_us: int)
             )
         if step.status == "failed":
             lines.append(f"             {_error_sentence(step.error)}")
+            lines += _where(step.error)
     return lines
+
+
+def _where(text: str | None) -> list[str]:
+    """The author's own lines of a recorded traceback, innermost last."""
+    try:
+        recorded: object = json.loads(text or "{}").get("traceback")
+    except (ValueError, AttributeError):
+        return []
+    if not isinstance(recorded, str):
+        return []
+    frames = [line.strip() for line in recorded.splitlines() if line.lstrip().startswith("File ")]
+    return [f"               {printable(frame)}" for frame in frames[-3:]]
 
 
 def _span(step: StepRecord, now_us: int) -> str:
