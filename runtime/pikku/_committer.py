@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from pikku._records import Op, OpResult, Reply
 from pikku.errors import InternalError, StoreError, StoreUnavailableError
@@ -19,6 +20,7 @@ SPIN_SECONDS = 0.005
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
 
 Done = Callable[[OpResult], None]
+T = TypeVar("T")
 
 
 class Committer:
@@ -148,11 +150,8 @@ class Committer:
                 self.in_flight = False
                 self._failures = 0
                 for done, result in zip(dones, reply.results, strict=True):
-                    try:
-                        done(result)
-                    except Exception:
-                        log.critical("a bug in pikku", exc_info=True)
-                self._tell(reply)
+                    _tell(done, result)
+                _tell(self._on_reply, reply)
                 if self._impatient:
                     self._impatient.difference_update(dones)
             if self._busy() or time.monotonic() - last_yield > SPIN_SECONDS:
@@ -179,17 +178,8 @@ class Committer:
             await self._failed([op], [done], error)
         else:
             self._impatient.discard(done)
-            try:
-                done(reply.results[0])
-            except Exception:
-                log.critical("a bug in pikku", exc_info=True)
-            self._tell(reply)
-
-    def _tell(self, reply: Reply) -> None:
-        try:
-            self._on_reply(reply)
-        except Exception:
-            log.critical("a bug in pikku", exc_info=True)
+            _tell(done, reply.results[0])
+            _tell(self._on_reply, reply)
 
     async def _put_off(self, ops: list[Op], dones: list[Done], error: Exception) -> None:
         patient = [
@@ -211,4 +201,12 @@ class Committer:
     def _refuse(self, dones: list[Done], error: Exception) -> None:
         for done in dones:
             self._impatient.discard(done)
-            done(OpResult("error", error=error))
+            _tell(done, OpResult("error", error=error))
+
+
+def _tell(listener: Callable[[T], None], news: T) -> None:
+    """A listener's bug must not cost the others their news, nor the engine its committer."""
+    try:
+        listener(news)
+    except Exception:
+        log.critical("a bug in pikku", exc_info=True)

@@ -31,6 +31,7 @@ from pikku._records import (
     Settle,
     StepStatus,
     StepWrite,
+    SuspendReason,
 )
 from pikku._replay import NOT_DECODED, Ask, Divergence, Outcome, Replay
 from pikku.errors import (
@@ -555,7 +556,7 @@ class LiveRun:
         log.error("%s", error)
         self._suspend("nondeterminism", error)
 
-    def _suspend(self, reason: str, error: PikkuError) -> None:
+    def _suspend(self, reason: SuspendReason, error: PikkuError) -> None:
         text = ErrorInfo.of(error).to_json()
         if self._cancel is not None:
             self._commit(self._cancelled_settle())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, ClassVar, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from pikku._app import App
 from pikku._functions import WorkflowRef
@@ -41,8 +41,6 @@ class SyncBoundWorkflow(WorkflowRef[I_contra, O_co]):
 
 class SyncApp:
     """An open app for synchronous code."""
-
-    names: ClassVar[dict[str, str]] = {}
 
     def __init__(self, app: App[Any], names: Mapping[str, str], wait_for: WaitFor) -> None:
         self._app = app

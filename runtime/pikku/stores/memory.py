@@ -24,8 +24,6 @@ from pikku._records import (
 )
 from pikku.stores.transitions import Timer, carry_out
 
-DEFAULT_LEASE_US = 6_000_000
-
 
 class MemoryStore:
     """Keeps every promise of `pikku.stores.base.Store` for as long as the process lives.
