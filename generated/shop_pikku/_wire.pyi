@@ -40,6 +40,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[StepFailure[Shipment]], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -53,6 +55,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Charge], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> Receipt: ...
     @overload
     async def do(
@@ -66,6 +70,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Onboarding], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -79,6 +85,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Receipt], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -92,6 +100,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Line], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> str: ...
     @overload
     async def do(
@@ -105,6 +115,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[SendEmail], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -118,6 +130,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Shipment], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> str: ...
     @overload
     async def do(
@@ -130,6 +144,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(
@@ -143,6 +159,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[I], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(

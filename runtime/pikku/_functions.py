@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import typing
 from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from pikku._durations import Duration, duration_us
 from pikku._retry import DEFAULT_POLICY, Backoff, StepPolicy, as_backoff, checked_retries
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
 I_contra = TypeVar("I_contra", contravariant=True)
 O_co = TypeVar("O_co", covariant=True)
 T = TypeVar("T")
+
+Dispatch: TypeAlias = Literal["local", "queue"]
+Executor: TypeAlias = Literal["process"]
+
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_RESERVED_QUEUES = ("orchestrator", "inline")
 
 
 class _NoInput:
@@ -111,7 +118,11 @@ class BoundWorkflow(WorkflowRef[I_contra, O_co]):
 
 
 class Func(RpcRef[I_contra, O_co]):
-    """What `@pikku_func` returns. `func` is the plain function, for calling it in a unit test."""
+    """What `@pikku_func` returns. `func` is the plain function, for calling it in a unit test.
+
+    `crosses` says whether a step that calls it goes through the queue even where it could be
+    executed in place.
+    """
 
     def __init__(
         self,
@@ -123,6 +134,9 @@ class Func(RpcRef[I_contra, O_co]):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         non_retryable: Sequence[type[Exception]] = (),
+        queue: str | None = None,
+        dispatch: Dispatch | None = None,
+        executor: Executor | None = None,
         tags: Sequence[str] = (),
         description: str = "",
     ) -> None:
@@ -137,6 +151,16 @@ class Func(RpcRef[I_contra, O_co]):
         self.policy = step_policy(
             self.declaration.place, DEFAULT_POLICY, retries, retry_delay, timeout
         )
+        check_route(self.declaration.place, queue, dispatch)
+        if executor not in (None, "process"):
+            raise DeclarationError(
+                f"{self.declaration.place}: executor is {executor!r}",
+                hint='write executor="process", or leave it out',
+            )
+        self.queue = queue
+        self.dispatch: Dispatch | None = dispatch
+        self.executor: Executor | None = executor
+        self.crosses = queue is not None or dispatch == "queue"
 
 
 class Workflow(WorkflowRef[I_contra, O_co]):
@@ -270,6 +294,35 @@ def step_policy(
         raise DeclarationError(f"{owner}: {error}") from error
 
 
+def check_route(owner: str, queue: object, dispatch: object) -> None:
+    """Refuse what cannot say where a step is executed.
+
+    Raises:
+        DeclarationError: if a value cannot be used, or the two contradict, naming *owner*.
+    """
+    if queue is not None:
+        if not isinstance(queue, str) or not _QUEUE_NAME.fullmatch(queue):
+            raise DeclarationError(
+                f"{owner}: {queue!r} is no name for a queue",
+                hint="use 1 to 64 of the characters A-Z a-z 0-9 _ . -",
+            )
+        if queue in _RESERVED_QUEUES:
+            raise DeclarationError(
+                f"{owner}: the queue name {queue!r} is taken by pikku itself",
+                hint="give the queue another name",
+            )
+    if dispatch not in (None, "local", "queue"):
+        raise DeclarationError(
+            f"{owner}: dispatch is {dispatch!r}",
+            hint='write dispatch="queue" or dispatch="local", or leave it out',
+        )
+    if queue is not None and dispatch == "local":
+        raise DeclarationError(
+            f'{owner}: queue={queue!r} and dispatch="local" contradict each other',
+            hint="a queue of its own is always crossed: leave one of them out",
+        )
+
+
 def place_of(func: Callable[..., Any]) -> str:
     """`module:qualname`, which is how a decorated function is told from another."""
     module = func.__module__
@@ -292,6 +345,7 @@ class Registry:
     def __init__(self, name: str) -> None:
         self.name = name
         self.functions: dict[str, Func[Any, Any]] = {}
+        self.queues: set[str] = set()
         self.workflows: dict[str, WiredWorkflow] = {}
 
     def pikku_func(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -315,6 +369,8 @@ class Registry:
                 f"{there.declaration.place} and {made.declaration.place}"
             )
         self.functions[made.name] = made
+        if made.queue is not None:
+            self.queues.add(made.queue)
         return made
 
     def pikku_workflow_func(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:

@@ -14,10 +14,19 @@ from pikku._bodies import End, Plan
 from pikku._clock import Clock, as_datetime
 from pikku._codec import PLAIN, Codec, codec_for
 from pikku._durations import Duration
-from pikku._functions import NO_INPUT, Registry, resolve_annotations, step_policy
+from pikku._functions import (
+    NO_INPUT,
+    Dispatch,
+    Registry,
+    check_route,
+    resolve_annotations,
+    step_policy,
+)
+from pikku._payloads import MAX_PAYLOAD_BYTES, check_size
 from pikku._replay import Replay
 from pikku._retry import DEFAULT_POLICY, Backoff
-from pikku.errors import DeclarationError, InvalidInputError, UnknownFunctionError
+from pikku.errors import DeclarationError, InvalidInputError, UnknownFunctionError, nearest
+from pikku.stores.base import DEFAULT_QUEUE
 
 _RESULT_TYPES: dict[str, Any] = {"now()": datetime, "uuid4()": UUID, "random()": float}
 
@@ -25,10 +34,17 @@ _RESULT_TYPES: dict[str, Any] = {"now()": datetime, "uuid4()": UUID, "random()":
 class RunRecorder:
     """Implements `pikku._workflow.Recorder` for one replay."""
 
-    def __init__(self, registry: Registry, clock: Clock, replay: Replay) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        clock: Clock,
+        replay: Replay,
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+    ) -> None:
         self._registry = registry
         self._clock = clock
         self._replay = replay
+        self._max_payload_bytes = max_payload_bytes
 
     def rpc(
         self,
@@ -39,6 +55,8 @@ class RunRecorder:
         retry_delay: Duration | Backoff | None,
         timeout: Duration | None,
         on_error: str | None,
+        queue: str | None,
+        dispatch: Dispatch | None,
     ) -> asyncio.Future[Any]:
         func = self._registry.functions.get(target)
         if func is None or (on_error is not None and on_error not in self._registry.functions):
@@ -52,14 +70,27 @@ class RunRecorder:
             data = None
         codec = declaration.output
         text = declaration.input.admit(data, where)
+        check_size(text, self._max_payload_bytes, f"the input of {where}")
         policy = func.policy
         if retries is not None or retry_delay is not None or timeout is not None:
             policy = step_policy(where, policy, retries, retry_delay, timeout)
+        if queue is None and dispatch is None:
+            queue, crosses = func.queue, func.crosses
+        else:
+            check_route(where, queue, dispatch)
+            if queue is not None and queue not in self._registry.queues and queue != DEFAULT_QUEUE:
+                raise DeclarationError(
+                    f"{where}: no function has the queue {queue!r}, so no worker listens to it",
+                    hint=nearest(queue, self._registry.queues)
+                    or "name a queue that a function declares: @pikku_func(queue=…)",
+                )
+            queue = queue or func.queue
+            crosses = queue is not None or (dispatch or func.dispatch) == "queue"
         return self._replay.ask(
             "rpc",
             step,
             target,
-            Plan(func, None, text, codec, policy, on_error, where),
+            Plan(func, None, text, codec, policy, on_error, where, queue, crosses),
             codec,
             text,
         )
@@ -72,12 +103,19 @@ class RunRecorder:
         retry_delay: Duration | Backoff | None,
         timeout: Duration | None,
         on_error: str | None,
+        queue: str | None,
+        dispatch: Dispatch | None,
         returns: Any,
     ) -> asyncio.Future[Any]:
         if not callable(target):
             raise DeclarationError(
                 f"step {step!r}: {target!r} can be neither called nor found by name",
                 hint="give a function of the app, its name, or a callable without arguments",
+            )
+        if queue is not None or dispatch is not None:
+            raise DeclarationError(
+                f"step {step!r}: an inline step runs where its workflow does",
+                hint="leave out queue and dispatch, or make it a function of the app",
             )
         if on_error is not None and on_error not in self._registry.functions:
             return self._replay.fail(UnknownFunctionError(on_error, self._registry.functions))

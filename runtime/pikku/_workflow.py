@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from pikku._durations import Duration, duration_us
 from pikku._error_info import ErrorInfo
-from pikku._functions import NO_INPUT, RpcRef
+from pikku._functions import NO_INPUT, Dispatch, RpcRef
 from pikku._retry import Backoff
 from pikku.errors import DurationError
 
@@ -53,6 +53,8 @@ if TYPE_CHECKING:
             retry_delay: Duration | Backoff | None,
             timeout: Duration | None,
             on_error: str | None,
+            queue: str | None,
+            dispatch: Dispatch | None,
         ) -> asyncio.Future[Any]: ...
 
         def inline(
@@ -63,6 +65,8 @@ if TYPE_CHECKING:
             retry_delay: Duration | Backoff | None,
             timeout: Duration | None,
             on_error: str | None,
+            queue: str | None,
+            dispatch: Dispatch | None,
             returns: Any,
         ) -> asyncio.Future[Any]: ...
 
@@ -145,6 +149,8 @@ class WorkflowWire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Dispatch | None = None,
     ) -> O: ...
     @overload
     async def do(
@@ -158,6 +164,8 @@ class WorkflowWire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[I], object] | None = None,
+        queue: str | None = None,
+        dispatch: Dispatch | None = None,
     ) -> O: ...
     @overload
     async def do(
@@ -196,6 +204,8 @@ class WorkflowWire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[Any, object] | None = None,
+        queue: str | None = None,
+        dispatch: Dispatch | None = None,
         returns: Any = None,
     ) -> Any:
         """Take a step: execute *target* once, and remember what came of it.
@@ -210,10 +220,15 @@ class WorkflowWire(WorkflowSteps):
             timeout: how long one attempt may take.
             on_error: a function that is told of the failure after the last attempt, before the
                 error is raised here.
+            queue: the queue whose workers execute it; default: as declared, else the project's.
+            dispatch: "queue" hands it to a worker by way of the queue, always; "local" lets the
+                worker that executes the workflow do it at once; default: as declared, else
+                "local". A queue of its own is always crossed.
             returns: the type of what a callable without a return annotation returns.
 
         Raises:
             StepFailedError: after the last attempt.
+            DeclarationError: an option cannot be, or is none that *target* could have.
             InvalidInputError: *data* does not fit the function's declared input.
             PayloadError: *data* cannot be stored.
             StepNameError: *step* is empty or no string.
@@ -225,6 +240,8 @@ class WorkflowWire(WorkflowSteps):
             name = target
         else:
             return await self._recorder.inline(
-                step, target, retries, retry_delay, timeout, handler, returns
+                step, target, retries, retry_delay, timeout, handler, queue, dispatch, returns
             )
-        return await self._recorder.rpc(step, name, data, retries, retry_delay, timeout, handler)
+        return await self._recorder.rpc(
+            step, name, data, retries, retry_delay, timeout, handler, queue, dispatch
+        )

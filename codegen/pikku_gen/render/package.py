@@ -74,7 +74,9 @@ def _app(app: App) -> dict[str, object]:
 
 def _context(app: App) -> dict[str, object]:
     taken = ("Context", "WorkflowContext", "Rpc", "RpcNames", "Wire", "I", "O", "Any", "Callable")
-    imports = Imports((), (*taken, "Coroutine", "Sequence", "Protocol", "TypeVar", "pikku"))
+    imports = Imports(
+        (), (*taken, "Coroutine", "Sequence", "Literal", "Protocol", "TypeVar", "pikku")
+    )
     imports.use([app.services])
     text = imports.text(app.services)
     return {
@@ -105,9 +107,8 @@ def _rpc_stub(app: App) -> dict[str, object]:
 def _wire_stub(app: App) -> dict[str, object]:
     fixed = [Symbol("pikku", name) for name in _WIRE_NAMES]
     fixed += [Symbol("collections.abc", name) for name in ("Callable", "Coroutine")]
-    fixed += _typing(Any=True, TypeVar=True, overload=True)
+    fixed += _typing(Any=True, Literal=True, TypeVar=True, overload=True)
     rpcs = app.rpcs if app.rpc_strings else ()
-    fixed += _typing(Literal=bool(rpcs))
     imports = Imports(fixed, ("I", "O", "T", "Wire", "do"))
     imports.use(_types(rpc.function for rpc in rpcs))
     return {

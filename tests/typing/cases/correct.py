@@ -50,6 +50,9 @@ async def no_input(ctx: Context) -> int:
     retry_delay=timedelta(seconds=1),
     timeout="5s",
     non_retryable=[ValueError],
+    queue="reports",
+    dispatch="queue",
+    executor="process",
     tags=["a"],
     description="An RPC with every option",
 )
@@ -85,7 +88,11 @@ async def everything(ctx: WorkflowContext, data: Onboarding) -> str:
         retry_delay=Backoff.exponential("1s", cap="1min"),
         timeout="30s",
         on_error=cancel_shipment,
+        queue="parcels",
+        dispatch="queue",
     )
+    await ctx.workflow.do("In place", "charge", Charge("1", "c", MONEY), dispatch="local")
+    await ctx.workflow.do("On a queue", no_input, queue="reports", dispatch=None)
     await ctx.workflow.sleep("Wait", "5min")
     await ctx.workflow.sleep("Wait again", timedelta(minutes=5))
     await ctx.workflow.sleep_until("Wait until", await ctx.workflow.now())

@@ -59,6 +59,10 @@ async def wrong_steps(ctx: WorkflowContext, data: Onboarding) -> str:
     await ctx.workflow.do("Handler", charge, CHARGE, on_error=cancel_shipment)  # E: misc
     await ctx.workflow.do("Option", charge, CHARGE, retry=3)  # E: call-overload
     await ctx.workflow.do("Option", charge, CHARGE, retries="3")  # E: call-overload
+    await ctx.workflow.do("Option", charge, CHARGE, queue=1)  # E: call-overload
+    await ctx.workflow.do("Option", "charge", CHARGE, dispatch="remote")  # E: call-overload
+    await ctx.workflow.do("Inline", lambda: 1, queue="reports")  # E: call-overload
+    await ctx.workflow.do("Inline", lambda: 1, dispatch="queue")  # E: call-overload
     await ctx.workflow.do(charge, CHARGE)  # E: call-overload
     await ctx.workflow.sleep("Wait", 5000)  # E: arg-type
     ctx.workflow.do("Forgotten", charge, CHARGE)  # E: unused-coroutine
@@ -78,6 +82,18 @@ async def wrong_option(ctx: Context) -> None: ...
 
 @pikku_func(retries="3")  # E: call-overload
 async def wrong_value(ctx: Context) -> None: ...
+
+
+@pikku_func(queue=1)  # E: call-overload
+async def wrong_queue(ctx: Context) -> None: ...
+
+
+@pikku_func(dispatch="remote")  # E: call-overload
+async def wrong_dispatch(ctx: Context) -> None: ...
+
+
+@pikku_func(executor="thread")  # E: call-overload
+async def wrong_executor(ctx: Context) -> None: ...
 
 
 @pikku_func  # E: arg-type

@@ -45,6 +45,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -57,6 +59,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -70,6 +74,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Annotated[int, Field(gt=0, description='a number')]], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> Literal["a", "b"]: ...
     @overload
     async def do(
@@ -83,6 +89,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[datetime], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> Optional[int]: ...
     @overload
     async def do(
@@ -95,6 +103,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -108,6 +118,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[int], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> dict[str, int]: ...
     @overload
     async def do(
@@ -121,6 +133,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Any], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> list[int]: ...
     @overload
     async def do(
@@ -134,6 +148,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Person.Address], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> dict[str, Person]: ...
     @overload
     async def do(
@@ -147,6 +163,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Team], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> list[Person] | None: ...
     @overload
     async def do(
@@ -160,6 +178,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Order], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> Order_from_shop_types_orders: ...
     @overload
     async def do(
@@ -173,6 +193,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Sequence[Amount]], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> Price: ...
     @overload
     async def do(
@@ -186,6 +208,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Numbers], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> int: ...
     @overload
     async def do(
@@ -198,6 +222,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(
@@ -211,6 +237,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[I], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(

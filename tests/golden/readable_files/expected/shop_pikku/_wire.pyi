@@ -37,6 +37,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -50,6 +52,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Two], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> One: ...
     @overload
     async def do(
@@ -62,6 +66,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> int: ...
     @overload
     async def do(
@@ -74,6 +80,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -87,6 +95,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[Maybe], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> Pair[int]: ...
     @overload
     async def do(
@@ -99,6 +109,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
     @overload
     async def do(
@@ -111,6 +123,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(
@@ -124,6 +138,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[I], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(

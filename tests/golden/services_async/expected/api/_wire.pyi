@@ -9,6 +9,7 @@ from pikku import RpcRef
 from pikku import StepFailure
 from pikku import WorkflowSteps
 from typing import Any
+from typing import Literal
 from typing import TypeVar
 from typing import overload
 
@@ -32,6 +33,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(
@@ -45,6 +48,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[I], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
 
 import pikku
 
@@ -67,6 +67,9 @@ def pikku_func(
     retry_delay: pikku.Duration | pikku.Backoff | None = None,
     timeout: pikku.Duration | None = None,
     non_retryable: Sequence[type[Exception]] = (),
+    queue: str | None = None,
+    dispatch: Literal["local", "queue"] | None = None,
+    executor: Literal["process"] | None = None,
     tags: Sequence[str] = (),
     description: str = "",
 ) -> FuncDecorator: ...

@@ -34,6 +34,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[int], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> int: ...
     @overload
     async def do(
@@ -46,6 +48,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[None], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(
@@ -59,6 +63,8 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
         on_error: RpcRef[StepFailure[I], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
     ) -> O: ...
     @overload
     async def do(
