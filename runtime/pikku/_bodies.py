@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 from pikku._clock import Alarm, Clock
 from pikku._error_info import ErrorInfo
+from pikku._payloads import MAX_PAYLOAD_BYTES, check_size
 from pikku._retry import StepPolicy
 from pikku.errors import (
     InvalidInputError,
     PayloadError,
+    ProcessDiedError,
     RetryError,
     StepTimeoutError,
     TerminalError,
@@ -27,6 +29,7 @@ from pikku.errors import (
 if TYPE_CHECKING:
     from pikku._codec import Codec
     from pikku._functions import Func
+    from pikku._processes import Call, Child, ProcessPool
 
 log = logging.getLogger("pikku")
 
@@ -45,7 +48,10 @@ class Stoppable(Protocol):
 
 
 class Plan(NamedTuple):
-    """What executes a step: a function with its input as JSON text, or an inline callable."""
+    """What executes a step: a function with its input as JSON text, or an inline callable.
+
+    `queue` is a queue of its own; `crosses` forbids to execute it in place.
+    """
 
     func: Func[Any, Any] | None
     call: Callable[[], Any] | None
@@ -54,6 +60,8 @@ class Plan(NamedTuple):
     policy: StepPolicy
     on_error: str | None
     where: str
+    queue: str | None = None
+    crosses: bool = False
 
 
 class End(NamedTuple):
@@ -73,12 +81,19 @@ NEVER_BEGUN = End(
     final=True,
 )
 
+KILLED = End(
+    True,
+    error=ErrorInfo("CancelledError", "the attempt was called off and its process killed"),
+    final=True,
+)
+
 
 class Attempt:
     """One attempt under way."""
 
     __slots__ = (
         "_alarm",
+        "_child",
         "_grace",
         "_task",
         "_timed_out",
@@ -96,6 +111,7 @@ class Attempt:
         self._task: asyncio.Task[Any] | None = None
         self._alarm: Alarm | None = None
         self._grace: Alarm | None = None
+        self._child: Child | None = None
         self._timed_out = False
 
 
@@ -109,6 +125,7 @@ class Bodies:
         may_begin: asked just before a body begins; False once the lease may have run out.
         on_fenced: called when a body did not begin for that reason; nothing is said of its attempt.
         on_quiet: called when the last attempt under way has ended.
+        max_payload_bytes: a larger result is the failure of its attempt.
     """
 
     def __init__(
@@ -119,7 +136,9 @@ class Bodies:
         may_begin: Callable[[], bool],
         on_fenced: Callable[[], None],
         on_quiet: Callable[[], None],
+        max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
+        self._limit = max_payload_bytes
         self._may_begin = may_begin
         self._on_fenced = on_fenced
         self._on_quiet = on_quiet
@@ -128,6 +147,7 @@ class Bodies:
         self._threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._running: set[Attempt] = set()
+        self._in_processes: dict[int, Attempt] = {}
         self._alone: Attempt | None = None
         self._waiting: deque[tuple[Attempt, Callable[[Attempt], None], bool]] = deque()
         self._hurry: asyncio.TimerHandle | None = None
@@ -234,9 +254,20 @@ class Bodies:
             return _failure(plan, error)
         if isinstance(made, CoroutineType):
             return cast("Coroutine[Any, Any, Any]", made)
-        return _success(plan, made)
+        return _success(plan, made, self._limit)
 
-    # --- the three ways to run ------------------------------------------------------------------
+    def called_off(self, cancellation: Stoppable, *, hard: bool = False) -> None:
+        """Pass on that `requested` of *cancellation* has been set, to where it cannot be seen: to
+        an attempt in a child process. *hard*: nobody waits for it, so kill the child."""
+        attempt = self._in_processes.get(id(cancellation))
+        if attempt is None or attempt._task is None:
+            return
+        if hard or attempt._child is None:
+            attempt._task.cancel()
+        else:
+            attempt._child.call_off()
+
+    # --- the four ways to run -------------------------------------------------------------------
 
     def begin_inline(self, attempt: Attempt) -> None:
         """Call the plan's callable here; a coroutine it makes runs as a task."""
@@ -267,7 +298,7 @@ class Bodies:
                     return
                 if self._wanted(attempt):
                     self._loop.call_soon_threadsafe(self._arm, attempt)
-                    end = _success(attempt.plan, context.run(call))
+                    end = _success(attempt.plan, context.run(call), self._limit)
             except BaseException as error:
                 end = _failure(attempt.plan, error)
             try:
@@ -276,6 +307,45 @@ class Bodies:
                 log.debug("a step ended after its event loop was closed")
 
         self._pool.submit(work)
+
+    def begin_process(self, attempt: Attempt, pool: ProcessPool, call: Call) -> None:
+        """Have *call* executed in a child process; a timeout kills the child."""
+        self._in_processes[id(attempt.cancellation)] = attempt
+        task = self._loop.create_task(self._in_process(attempt, pool, call))
+        attempt._task = task
+        task.add_done_callback(partial(self._process_done, attempt))
+
+    async def _in_process(self, attempt: Attempt, pool: ProcessPool, call: Call) -> End:
+        from pikku._processes import NotReadyError
+
+        plan = attempt.plan
+        try:
+            async with pool.child() as child:
+                if not self._may_begin():
+                    self._fenced(attempt)
+                    return NEVER_BEGUN
+                if not self._wanted(attempt):
+                    return NEVER_BEGUN
+                self._arm(attempt)
+                attempt._child = child
+                report = getattr(attempt.cancellation, "report", None)
+                end = await child.execute(call, report)
+            if end["failed"]:
+                error = ErrorInfo.from_json(end["error"])
+                return End(True, error=error, final=end["final"], after_us=end["after_us"])
+            check_size(end["text"], self._limit, f"the result of {plan.where}")
+            return End(False, end["text"], plan.codec.decode(end["text"], plan.where))
+        except NotReadyError as error:
+            return End(True, error=error.error)
+        except ProcessDiedError as error:
+            return End(True, error=ErrorInfo.of(error))
+
+    def _process_done(self, attempt: Attempt, task: asyncio.Task[Any]) -> None:
+        del self._in_processes[id(attempt.cancellation)]
+        if task.cancelled() and not attempt._timed_out and not attempt.ended:
+            self._end(attempt, NEVER_BEGUN if attempt._child is None else KILLED)
+        else:
+            self._task_done(attempt, task)
 
     def _task_done(self, attempt: Attempt, task: asyncio.Task[Any]) -> None:
         if attempt._grace is not None:
@@ -293,7 +363,10 @@ class Bodies:
         elif (error := task.exception()) is not None:
             self._end(attempt, _failure(attempt.plan, error))
         else:
-            self._end(attempt, _success(attempt.plan, task.result()))
+            made = task.result()
+            if not isinstance(made, End):
+                made = _success(attempt.plan, made, self._limit)
+            self._end(attempt, made)
 
     def _end(self, attempt: Attempt, end: End) -> None:
         if attempt._alarm is not None:
@@ -338,9 +411,12 @@ class Bodies:
             attempt.done(_timed_out(attempt))
 
 
-def _success(plan: Plan, value: Any) -> End:
+def _success(plan: Plan, value: Any, limit: int | None = None) -> End:
+    """The outcome of a body that returned; without *limit* somebody else looks at its size."""
     try:
         text, decoded = plan.codec.encode(value, plan.where)
+        if limit is not None:
+            check_size(text, limit, f"the result of {plan.where}")
     except Exception as error:
         return _failure(plan, error)
     return End(False, text, decoded)

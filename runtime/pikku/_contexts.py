@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
+import math
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from pikku._ids import invocation_id
+from pikku.errors import ProgressError
 
 if TYPE_CHECKING:
     from pikku._app import Caller
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
         def requested(self) -> bool: ...
 
 
+def _to_nobody(done: float, note: str) -> None:
+    pass
+
+
 class StepContext:
     """`ctx.step`: which attempt of which step this is.
 
@@ -36,13 +42,21 @@ class StepContext:
     """
 
     def __init__(
-        self, run_id: str, key: str, name: str, attempt_count: int, cancellation: Cancellation
+        self,
+        run_id: str,
+        key: str,
+        name: str,
+        attempt_count: int,
+        cancellation: Cancellation,
+        *,
+        report: Callable[[float, str], None] = _to_nobody,
     ) -> None:
         self.run_id = run_id
         self.key = key
         self.name = name
         self.attempt_count = attempt_count
         self._cancellation = cancellation
+        self._report = report
 
     @property
     def invocation_id(self) -> str:
@@ -55,6 +69,22 @@ class StepContext:
         """Whether the outcome is no longer wanted: the run was cancelled, or the timeout passed.
         Long work should look at it from time to time, and stop."""
         return self._cancellation.requested
+
+    def progress(self, done: float, note: str = "") -> None:
+        """Say how far a long step is: *done* from 0 to 1, and what it is at. From any thread, and
+        as often as one likes; nothing of it outlives the attempt.
+
+        Raises:
+            ProgressError: if *done* is no number from 0 to 1.
+        """
+        if (
+            isinstance(done, bool)
+            or not isinstance(done, (int, float))
+            or not math.isfinite(done)
+            or not 0 <= done <= 1
+        ):
+            raise ProgressError(f"step {self.name!r} reports {done!r} as its progress")
+        self._report(float(done), str(note))
 
 
 class BaseContext(Generic[S_co, R_co]):
