@@ -7,7 +7,7 @@ Values (`input`, `result`, `output`, `error`) are JSON text; only the codec look
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, NamedTuple
 
@@ -21,7 +21,9 @@ _STEP_RANK = {"pending": 0, "scheduled": 1, "running": 2, "failed": 3, "succeede
 
 StepKindName = Literal["rpc", "inline", "sleep", "side_effect", "on_error"]
 
-SuspendReason = Literal["nondeterminism", "missing_function", "requested", "internal_error"]
+SuspendReason = Literal[
+    "nondeterminism", "missing_function", "requested", "internal_error", "unreadable"
+]
 CancelKind = Literal["cancel", "timeout"]
 
 
@@ -75,6 +77,12 @@ class StepRecord:
     from 1 and includes lost ones; `failures` are the attempts that ended in an
     error, `lost` those whose process died. `worker` is the session that executes or executed the
     current attempt. `delivery` is the place of the outcome in the run's order, once it has one.
+
+    A step that crosses a queue has the name of that `queue` and, as `job`, what a worker must know
+    besides (JSON text); without a queue its run's owner executes it; an empty one says that the
+    job was called off. `error` of a step that waits for its next attempt is why. `handled`: its
+    last failure goes to an `on_error` handler before it is delivered. `progress` is what the
+    running attempt said of itself (JSON text).
     """
 
     key: str
@@ -95,6 +103,10 @@ class StepRecord:
     started_us: int | None
     finished_us: int | None
     delivery: int | None
+    queue: str | None = None
+    job: str | None = None
+    handled: bool = False
+    progress: str | None = None
 
 
 _run_values = operator.attrgetter(*(field.name for field in fields(RunRecord)))
@@ -130,6 +142,16 @@ class LoadedRun(NamedTuple):
 
     run: RunRecord
     steps: tuple[StepRecord, ...]
+    fault: Exception | None = None  # why the steps cannot be read
+
+
+class Job(NamedTuple):
+    """A step that a worker has claimed: `running` in its name, or still `scheduled` where an
+    attempt was lost before, so that nothing counts before the body begins (`BeginStep`)."""
+
+    run_id: str
+    workflow: str
+    step: StepRecord
 
 
 # --- operations: what one batch is made of -----------------------------------------
@@ -140,6 +162,10 @@ class StepWrite(NamedTuple):
 
     `wait_us` asks for a timer that far from the store's now, `until_us` for one at that time.
     `deliver` marks an outcome that the run's function sees: it gets the next delivery number.
+    A `scheduled` step with a `queue` becomes a job there, at once or when its time has come.
+    `known` is when the step was asked for and when its attempt began, where the run's owner has
+    seen all of its life: a store may take such a write for the whole record, without a look at
+    what is there.
     """
 
     key: str
@@ -157,15 +183,21 @@ class StepWrite(NamedTuple):
     wait_us: int | None
     until_us: int | None
     deliver: bool
+    queue: str | None = None
+    job: str | None = None
+    handled: bool = False
+    known: tuple[int, int] | None = None
 
 
 class Settle(NamedTuple):
-    """How a run leaves its owner: final, suspended, or parked (`running`)."""
+    """How a run leaves its owner: final, suspended, or parked (`running`). `withdraw` says that
+    the run has jobs under way, which nobody wants any more."""
 
     status: RunStatus
     output: str | None = None
     error: str | None = None
     reason: str | None = None
+    withdraw: bool = False
 
 
 class CreateRun(NamedTuple):
@@ -206,7 +238,12 @@ class Commit(NamedTuple):
 
 class CompleteStep(NamedTuple):
     """Record an outcome for a run that the session need not own. Fence: the step's lease: it is
-    running this attempt in this session."""
+    running this attempt in this session.
+
+    A failure with `retry_us` is followed by another attempt that far from now, unless the run has
+    been asked to unwind. A failure of a step that is `handled` wakes the run without being
+    delivered: its handler comes first.
+    """
 
     run_id: str
     key: str
@@ -214,6 +251,48 @@ class CompleteStep(NamedTuple):
     status: Literal["succeeded", "failed"]
     result: str | None
     error: str | None
+    retry_us: int | None = None
+
+
+class BeginStep(NamedTuple):
+    """Say that the body of a claimed job begins now. Fence: the session has claimed it."""
+
+    run_id: str
+    key: str
+    attempt: int
+
+
+class ReleaseStep(NamedTuple):
+    """Give a claimed job back to its queue, unfinished; it counts as nothing. `wait_us` puts the
+    next attempt off. Fence: the session has claimed it."""
+
+    run_id: str
+    key: str
+    attempt: int
+    wait_us: int | None = None
+
+
+class ReportProgress(NamedTuple):
+    """Keep what a running attempt says of itself. Fence: the step's lease, or the run's."""
+
+    run_id: str
+    key: str
+    attempt: int
+    progress: str
+
+
+class WatchRun(NamedTuple):
+    """Have the session told (`Delivery`, `ended`) when the run is final. If it is already, the
+    answer is `settled` with the run."""
+
+    run_id: str
+
+
+class RequeueRun(NamedTuple):
+    """Give an unfinished run a next action wherever it has none: a queue entry, jobs and timers
+    that its records call for. What has one keeps it; a job that is there twice is granted once."""
+
+    run_id: str
 
 
 class CancelRun(NamedTuple):
@@ -243,18 +322,29 @@ class FireTimers(NamedTuple):
 
 
 class ReapSessions(NamedTuple):
-    """Take the runs of expired sessions away and queue them, at most `limit`."""
+    """Take the runs and jobs of expired sessions away and queue them, at most `limit`.
+
+    A job whose body had begun has lost an attempt; the `max_lost`-th ends the step with the error
+    `poisoned` (JSON text).
+    """
 
     limit: int = 200
+    max_lost: int = 3
+    poisoned: str = "{}"
 
 
 Op = (
     CreateRun
     | Commit
     | CompleteStep
+    | BeginStep
+    | ReleaseStep
+    | ReportProgress
     | CancelRun
     | ResumeRun
     | ReleaseRun
+    | RequeueRun
+    | WatchRun
     | FireTimers
     | ReapSessions
 )
@@ -267,8 +357,8 @@ OpCode = Literal[
 class OpResult(NamedTuple):
     """What became of one operation.
 
-    `run` is set for `CreateRun`: the new run, or the one that was there (`exists`). `error` is set
-    for `error`: that operation failed alone.
+    `run` is set for `CreateRun`: the new run, or the one that was there (`exists`); and for a
+    `WatchRun` that is `settled`. `error` is set for `error`: that operation failed alone.
     """
 
     code: OpCode
@@ -277,27 +367,54 @@ class OpResult(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """Word for the session that owns a run: an outcome recorded by somebody else (`number` set),
-    or a retry that has become due (`number` 0). Of a cancel request, `key` is the kind and
-    `error` the reason."""
+    """Word for a session.
+
+    For the owner of a run: `step`, an outcome recorded by somebody else; `cancel`, a request to
+    unwind (`key` is its kind, `error` the reason); `retry`, an attempt that has become due;
+    `handle`, a last failure that its handler has to see first, or how that handler ended. For
+    whoever executes a step: `stop`, its run unwinds. For whoever watches a run: `ended` (`key` is
+    the reason, `result` the output). `number` is the place in the run's order of what the function
+    will see, else 0.
+    """
 
     run_id: str
     number: int
     key: str
-    what: Literal["step", "cancel", "retry"]
-    status: StepStatus | None = None
+    what: Literal["step", "cancel", "retry", "handle", "stop", "ended"]
+    status: StepStatus | RunStatus | None = None
     result: str | None = None
     error: str | None = None
+    attempt: int = 1
+
+
+NOT_ASKED = -1
 
 
 class Reply(NamedTuple):
-    """The answer to one batch."""
+    """The answer to one batch.
+
+    `next_due_us` is the time of the next timer, None without one, `NOT_ASKED` where the store had
+    no reason to look. `more` are the wanted queues that may hold more than was claimed.
+    """
 
     results: list[OpResult]
     claimed: Sequence[LoadedRun] = ()
     inbox: Sequence[Delivery] = ()
     next_due_us: int | None = None
     session_alive: bool = True
+    jobs: Sequence[Job] = ()
+    more: Sequence[str] = ()
+
+
+class Examination(NamedTuple):
+    """What could move a run, as the store has it now: leases by session (until when), runs and jobs
+    in queues, timers by run, key and kind."""
+
+    now_us: int
+    sessions: Mapping[str, int]
+    queued: frozenset[str]
+    jobs: frozenset[tuple[str, str, int]]
+    timers: frozenset[tuple[str, str, str]]
 
 
 class RunFilter(NamedTuple):

@@ -395,7 +395,6 @@ async def test_durability_decides_how_commits_are_synced(
         ("runs.db", "sqlite:///"),
         ("", "sqlite:///"),
         ("mysql://x", "memory://"),
-        ("redis://localhost", "redis"),
         ("postgresql://localhost/db", "postgresql"),
     ],
 )

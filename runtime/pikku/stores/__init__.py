@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from pikku._clock import Clock
-from pikku.errors import StoreUrlError
+from pikku._durations import duration_us
+from pikku.errors import DurationError, StoreUrlError
 from pikku.stores.base import Store
 
 
@@ -15,6 +16,10 @@ def make_store(url: str, *, base: Path | None = None, clock: Clock | None = None
 
     `memory://` or `memory://NAME`; `sqlite:///runs.db` relative to *base* (default: the current
     folder), `sqlite:////var/lib/runs.db` absolute, with `?durability=disk|process`.
+
+    `redis://user:password@host:6379/0`, `rediss://…` with TLS, `redis+unix:///path`,
+    `redis+sentinel://host:26379,…/service/0`, `redis+cluster://host:6379,…`, with
+    `?partitions=1&retention=30d&strict=1&replicas=0` and redis-py's own `ssl_…` options.
 
     Raises:
         StoreUrlError: if it names none, with what was given.
@@ -29,7 +34,17 @@ def make_store(url: str, *, base: Path | None = None, clock: Clock | None = None
             return MemoryStore(clock=clock, name=parts.netloc)
         case "sqlite":
             return _sqlite(url, parts.netloc, unquote(parts.path), options, base, clock)
-        case "redis" | "rediss" | "postgresql" | "postgres":
+        case (
+            "redis"
+            | "rediss"
+            | "redis+unix"
+            | "redis+sentinel"
+            | "rediss+sentinel"
+            | "redis+cluster"
+            | "rediss+cluster"
+        ):
+            return _redis(url, options, clock)
+        case "postgresql" | "postgres":
             raise StoreUrlError(url, reason=f"this version has no {parts.scheme} store")
         case _:
             raise StoreUrlError(url)
@@ -65,6 +80,41 @@ def _sqlite(
             hint="durability=disk (the default) or durability=process",
         )
     return SqliteStore((base or Path.cwd()) / name, durability=durability, clock=clock)
+
+
+def _redis(url: str, options: dict[str, str], clock: Clock | None) -> Store:
+    from pikku.stores.redis.store import RedisStore
+    from pikku.stores.redis.transport import address_of
+
+    for_driver = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    ours = {name: value for name, value in options.items() if name not in for_driver}
+    _refuse_unknown(url, ours, ("partitions", "retention", "strict", "replicas"))
+    retention = ours.get("retention", "30d")
+    try:
+        retention_us = 0 if retention == "forever" else duration_us(retention)
+    except (ValueError, DurationError) as error:
+        raise StoreUrlError(url, reason=f"{error}, in", hint="retention=30d or forever") from error
+    parts = urlsplit(url)
+    bare = parts._replace(query=urlencode(for_driver)).geturl()
+    return RedisStore(
+        address_of(bare),
+        partitions=_number(url, ours, "partitions", 1, range(1, 257)),
+        retention_us=retention_us,
+        strict=bool(_number(url, ours, "strict", 0, range(2))),
+        replicas=_number(url, ours, "replicas", 0, range(17)),
+        clock=clock,
+    )
+
+
+def _number(url: str, options: dict[str, str], name: str, default: int, allowed: range) -> int:
+    given = options.get(name, str(default))
+    if not given.isascii() or not given.isdigit() or int(given) not in allowed:
+        raise StoreUrlError(
+            url,
+            reason=f"{name} cannot be {given!r} in",
+            hint=f"a whole number from {allowed[0]} to {allowed[-1]}",
+        )
+    return int(given)
 
 
 def _refuse_unknown(url: str, options: dict[str, str], known: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from pikku._clock import Clock
 from pikku._records import (
+    Examination,
     HistoryEntry,
     LoadedRun,
     Op,
@@ -20,8 +21,15 @@ from pikku._records import (
     RunRecord,
 )
 
+# The queues of runs. A queue of jobs has the name that its steps say, after `JOBS`.
 INLINE_QUEUE = "inline"
 ORCHESTRATOR_QUEUE = "orchestrator"
+JOBS = "jobs:"
+DEFAULT_QUEUE = "default"
+# The queue of a job that nobody wants any more: it is on none.
+CALLED_OFF = ""
+# Not a queue: among what is wanted, it stands for the session's inbox.
+MAIL = "mail"
 
 
 class Store(Protocol):
@@ -42,6 +50,11 @@ class Store(Protocol):
         """Whether other processes can see the same runs."""
         ...
 
+    @property
+    def pushes(self) -> bool:
+        """Whether `wait` tells of what other processes do; without it, they are asked in turn."""
+        ...
+
     async def open(self) -> None:
         """Make it ready for work, bringing its schema up to date.
 
@@ -55,13 +68,16 @@ class Store(Protocol):
         ...
 
     async def apply(self, session: str, ops: Sequence[Op], want: Mapping[str, int], /) -> Reply:
-        """Carry out *ops* in their order as one transaction, then claim up to *want* runs a queue.
+        """Carry out *ops* in their order as one transaction, then claim up to *want* a queue.
 
         An operation that cannot be carried out changes nothing and says so in its result; the
-        others stand. Claimed runs come with all their steps. The inbox of *session* is emptied
-        into the reply. A batch whose transaction fails as a whole raises and changed nothing.
+        others stand. Claimed runs come with all their steps; from a queue named `jobs:…` come
+        jobs. Where `MAIL` is wanted, and by a call without operations, the inbox of *session* is
+        emptied into the reply. A batch whose transaction fails as a whole raises; after one whose
+        outcome nobody knows, the same batch may be sent again.
 
-        A session exists from its first `apply` or `beat`, and expires when its lease does.
+        A session exists from its first `beat`, and expires when its lease does. Where the store had
+        no reason to look, the reply takes it to be alive.
         """
         ...
 
@@ -69,6 +85,15 @@ class Store(Protocol):
         """Extend the lease of *session* to that far from the store's now; thread-safe, blocking.
 
         False if others have taken its runs away: whoever holds it must drop everything.
+        """
+        ...
+
+    async def wait(self, session: str, queues: Sequence[str], seconds: float, /) -> str | None:
+        """The name of one of *queues*, or `MAIL`, once that may hold something; None after
+        *seconds*. Only for a store that `pushes`.
+
+        Whoever is told of a queue asks it with its next `apply`, if only for nothing: others who
+        wait are told then, where something is left.
         """
         ...
 
@@ -90,4 +115,8 @@ class Store(Protocol):
 
     async def count_runs(self) -> dict[str, int]:
         """How many runs have each status; statuses without runs are left out."""
+        ...
+
+    async def examine(self) -> Examination:
+        """Everything that could make a run move, in one consistent read: for the doctor."""
         ...

@@ -10,8 +10,11 @@ from typing import Any
 
 from pikku._clock import Clock, SystemClock
 from pikku._records import (
+    ENDED_STEP,
     Delivery,
+    Examination,
     HistoryEntry,
+    Job,
     LoadedRun,
     Op,
     Reply,
@@ -22,7 +25,8 @@ from pikku._records import (
     copy_step,
     step_values,
 )
-from pikku.stores.transitions import Timer, carry_out
+from pikku.stores.base import JOBS
+from pikku.stores.transitions import Timer, carry_out, grant
 
 
 class MemoryStore:
@@ -32,6 +36,7 @@ class MemoryStore:
     """
 
     shared = False
+    pushes = False
 
     def __init__(self, *, clock: Clock | None = None, name: str = "") -> None:
         self.clock: Clock = clock or SystemClock()
@@ -48,8 +53,12 @@ class MemoryStore:
         self._timers: list[Timer] = []
         self._armed: dict[str, set[Timer]] = {}
         self._queues: dict[str, deque[str]] = {}
+        self._jobs: dict[str, deque[tuple[str, str, int]]] = {}
+        self._held: dict[str, set[tuple[str, str]]] = {}
+        self._watchers: dict[str, set[str]] = {}
         self._sessions: dict[str, int] = {}
         self._owned: dict[str, set[str]] = {}
+        self._owners: dict[str, str] = {}
         self._inboxes: dict[str, list[Delivery]] = {}
 
     async def open(self) -> None:
@@ -68,13 +77,19 @@ class MemoryStore:
             self.now_us = self.clock.now_us()
             results = [carry_out(self, op) for op in ops]
             claimed: list[LoadedRun] = []
+            jobs: list[Job] = []
+            more: list[str] = []
             alive = session in self._sessions
-            if alive and self._queues:
+            if alive and (self._queues or self._jobs):
                 for queue, count in want.items():
                     if self._queues.get(queue):
                         claimed += self._claim(queue, count)
-            inbox = self._inboxes.pop(session, ()) if self._inboxes else ()
-            return Reply(results, claimed, inbox, self._next_due(), alive)
+                    elif self._jobs.get(queue):
+                        jobs += self._claim_jobs(queue, count)
+                    if self._queues.get(queue) or self._jobs.get(queue):
+                        more.append(queue)
+            inbox = self._inboxes.pop(session, ())
+            return Reply(results, claimed, inbox, self._next_due(), alive, jobs, more)
 
     def beat(self, session: str, lease_us: int) -> bool:
         with self._lock:
@@ -84,6 +99,9 @@ class MemoryStore:
             self._sessions[session] = now + lease_us
             self._owned.setdefault(session, set())
             return True
+
+    async def wait(self, session: str, queues: Sequence[str], seconds: float, /) -> str | None:
+        raise NotImplementedError
 
     async def load_run(self, run_id: str) -> RunRecord | None:
         with self._lock:
@@ -120,6 +138,20 @@ class MemoryStore:
                 counts[run.status] = counts.get(run.status, 0) + 1
         return counts
 
+    async def examine(self) -> Examination:
+        with self._lock:
+            return Examination(
+                self.clock.now_us(),
+                dict(self._sessions),
+                frozenset(run_id for queue in self._queues.values() for run_id in queue),
+                frozenset(job for queue in self._jobs.values() for job in queue),
+                frozenset(
+                    (timer.run_id, timer.key, timer.kind)
+                    for armed in self._armed.values()
+                    for timer in armed
+                ),
+            )
+
     def _claim(self, queue: str, count: int) -> Iterable[LoadedRun]:
         waiting = self._queues[queue]
         while count > 0 and waiting:
@@ -130,11 +162,20 @@ class MemoryStore:
             if run.status != "running":
                 continue
             run.owner = self.session
-            self._owned[self.session].add(run.run_id)
+            self._own(run)
             loaded = self._load(run.run_id)
             assert loaded is not None
             yield loaded
             count -= 1
+
+    def _claim_jobs(self, queue: str, count: int) -> Iterable[Job]:
+        waiting = self._jobs[queue]
+        name = queue.removeprefix(JOBS)
+        while count > 0 and waiting:
+            job = grant(self, name, *waiting.popleft())
+            if job is not None:
+                yield job
+                count -= 1
 
     def _load(self, run_id: str) -> LoadedRun | None:
         run = self._runs.get(run_id)
@@ -164,20 +205,40 @@ class MemoryStore:
         self._runs[run.run_id] = run
         self._steps[run.run_id] = {}
         if run.owner is not None:
-            self._owned[run.owner].add(run.run_id)
+            self._own(run)
 
     def save_run(self, run: RunRecord) -> None:
         if run.owner is None:
-            self._owned.get(self.session, set()).discard(run.run_id)
+            before = self._owners.pop(run.run_id, "")
+            self._owned.get(before, set()).discard(run.run_id)
             steps = self._steps.pop(run.run_id, None) if run.finished_us is not None else None
             if steps is not None:
                 self._ended[run.run_id] = tuple(step_values(step) for step in steps.values())
+
+    def _own(self, run: RunRecord) -> None:
+        assert run.owner is not None
+        self._owners[run.run_id] = run.owner
+        self._owned[run.owner].add(run.run_id)
 
     def step(self, run_id: str, key: str) -> StepRecord | None:
         return self._steps_of(run_id).get(key)
 
     def save_step(self, run_id: str, step: StepRecord) -> None:
         self._steps_of(run_id)[step.key] = step
+        if step.queue is not None or step.job is not None:
+            self._hold(run_id, step)
+
+    def _hold(self, run_id: str, step: StepRecord) -> None:
+        place = (run_id, step.key)
+        for session, held in self._held.items():
+            if session != step.worker or step.status in ENDED_STEP:
+                held.discard(place)
+        if step.worker is not None and step.status not in ENDED_STEP:
+            self._held.setdefault(step.worker, set()).add(place)
+
+    def open_steps(self, run_id: str) -> Iterable[StepRecord]:
+        steps = self._steps_of(run_id).values()
+        return [step for step in steps if step.status not in ENDED_STEP]
 
     def _steps_of(self, run_id: str) -> dict[str, StepRecord]:
         steps = self._steps.get(run_id)
@@ -209,6 +270,22 @@ class MemoryStore:
     def enqueue(self, queue: str, run_id: str) -> None:
         self._queues.setdefault(queue, deque()).append(run_id)
 
+    def push_job(self, queue: str, run_id: str, key: str, attempt: int) -> None:
+        self._jobs.setdefault(JOBS + queue, deque()).append((run_id, key, attempt))
+
+    def add_watcher(self, run_id: str) -> None:
+        self._watchers.setdefault(run_id, set()).add(self.session)
+
+    def take_watchers(self, run_id: str) -> Iterable[str]:
+        return self._watchers.pop(run_id, ())
+
+    def session_alive(self, session: str) -> bool:
+        return self._sessions.get(session, 0) >= self.now_us
+
+    def jobs_of(self, session: str, limit: int) -> Iterable[tuple[str, StepRecord]]:
+        held = list(self._held.get(session, ()))[:limit]
+        return [(run_id, self._steps_of(run_id)[key]) for run_id, key in held]
+
     def post(self, session: str, delivery: Delivery) -> None:
         self._inboxes.setdefault(session, []).append(delivery)
 
@@ -220,10 +297,12 @@ class MemoryStore:
 
     def runs_of(self, session: str, limit: int) -> Iterable[RunRecord]:
         owned = self._owned.get(session, set())
-        taken = [self._runs[run_id] for run_id in list(owned)[:limit]]
-        owned.difference_update(run.run_id for run in taken)
-        return taken
+        taken = list(owned)[:limit]
+        owned.difference_update(taken)
+        runs = [self._runs[run_id] for run_id in taken]
+        return [run for run in runs if run.owner == session]
 
     def drop_session(self, session: str) -> None:
         self._sessions.pop(session, None)
         self._inboxes.pop(session, None)
+        self._held.pop(session, None)

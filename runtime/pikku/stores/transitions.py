@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, Protocol, assert_never
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
+    BeginStep,
     CancelKind,
     CancelRun,
     Commit,
@@ -21,19 +22,25 @@ from pikku._records import (
     Delivery,
     FireTimers,
     HistoryEntry,
+    Job,
     Op,
     OpResult,
     ReapSessions,
     ReleaseRun,
+    ReleaseStep,
+    ReportProgress,
+    RequeueRun,
     ResumeRun,
     RunRecord,
     Settle,
     StepRecord,
     StepWrite,
+    WatchRun,
     copy_run,
+    copy_step,
     step_progress,
 )
-from pikku.stores.base import INLINE_QUEUE, ORCHESTRATOR_QUEUE
+from pikku.stores.base import CALLED_OFF, INLINE_QUEUE, ORCHESTRATOR_QUEUE
 
 TimerKind = Literal["sleep", "retry", "timeout"]
 
@@ -62,6 +69,7 @@ class Workspace(Protocol):
 
     def step(self, run_id: str, key: str) -> StepRecord | None: ...
     def save_step(self, run_id: str, step: StepRecord) -> None: ...
+    def open_steps(self, run_id: str) -> Iterable[StepRecord]: ...
 
     def append_history(self, run_id: str, entry: HistoryEntry) -> None: ...
 
@@ -70,11 +78,16 @@ class Workspace(Protocol):
     def take_due_timers(self, limit: int) -> Iterable[Timer]: ...
 
     def enqueue(self, queue: str, run_id: str) -> None: ...
+    def push_job(self, queue: str, run_id: str, key: str, attempt: int) -> None: ...
     def post(self, session: str, delivery: Delivery) -> None: ...
     def has_mail(self, run_id: str) -> bool: ...
+    def add_watcher(self, run_id: str) -> None: ...
+    def take_watchers(self, run_id: str) -> Iterable[str]: ...
 
+    def session_alive(self, session: str) -> bool: ...
     def expired_sessions(self) -> Iterable[str]: ...
     def runs_of(self, session: str, limit: int) -> Iterable[RunRecord]: ...
+    def jobs_of(self, session: str, limit: int) -> Iterable[tuple[str, StepRecord]]: ...
     def drop_session(self, session: str) -> None: ...
 
 
@@ -97,12 +110,22 @@ def carry_out(work: Workspace, op: Op) -> OpResult:
             return create_run(work, op)
         case CompleteStep():
             return complete_step(work, op)
+        case BeginStep():
+            return begin_step(work, op)
+        case ReleaseStep():
+            return release_step(work, op)
+        case ReportProgress():
+            return report_progress(work, op)
         case CancelRun():
             return cancel_run(work, op)
         case ResumeRun():
             return resume_run(work, op)
         case ReleaseRun():
             return release_run(work, op)
+        case RequeueRun():
+            return requeue_run(work, op)
+        case WatchRun():
+            return watch_run(work, op)
         case FireTimers():
             return fire_timers(work, op)
         case ReapSessions():
@@ -191,26 +214,112 @@ def complete_step(work: Workspace, op: CompleteStep) -> OpResult:
         return NOT_FOUND
     if step.attempt == op.attempt and step.status in ENDED_STEP and step.worker == work.session:
         return OK
-    if step.status != "running" or step.attempt != op.attempt or step.worker != work.session:
+    if (
+        op.retry_us is not None
+        and step.attempt == op.attempt + 1
+        and step.status == "scheduled"
+        and step.worker is None
+        and step.error is not None
+        and step.error == op.error
+    ):
+        return OK
+    if not _executes(work, step, op.attempt):
         return FENCED
-    step.status = op.status
-    step.result = op.result
-    step.error = op.error
-    step.finished_us = work.now_us
     if op.status == "failed":
         step.failures += 1
-    if run.status not in FINAL_STATUSES:
-        run.deliveries += 1
-        step.delivery = run.deliveries
-        run.updated_us = work.now_us
-        _wake(
-            work,
-            run,
-            Delivery(run.run_id, step.delivery, op.key, "step", op.status, op.result, op.error),
-        )
-    work.save_step(op.run_id, step)
-    work.save_run(run)
+        if op.retry_us is not None and run.status not in FINAL_STATUSES and run.cancel_us is None:
+            work.append_history(
+                op.run_id,
+                HistoryEntry("attempt_failed", op.key, op.attempt, op.error, work.now_us),
+            )
+            _put_back(work, step, op.run_id, op.retry_us, attempt=op.attempt + 1, error=op.error)
+            return OK
+    step.result = op.result
+    step.error = op.error
+    _conclude(work, run, step, op.status)
     return OK
+
+
+def begin_step(work: Workspace, op: BeginStep) -> OpResult:
+    """The body of a claimed job begins."""
+    step = work.step(op.run_id, op.key) if work.run(op.run_id) is not None else None
+    if step is None:
+        return NOT_FOUND
+    if step.attempt != op.attempt or step.worker != work.session:
+        return FENCED
+    if step.status == "running":
+        return OK
+    if step.status != "scheduled":
+        return FENCED
+    step.status = "running"
+    step.started_us = work.now_us
+    step.error = None
+    work.save_step(op.run_id, step)
+    return OK
+
+
+def release_step(work: Workspace, op: ReleaseStep) -> OpResult:
+    """A claimed job goes back to its queue."""
+    run = work.run(op.run_id)
+    step = None if run is None else work.step(op.run_id, op.key)
+    if run is None or step is None:
+        return NOT_FOUND
+    begun = step.status == "running"
+    if step.attempt != op.attempt or step.worker != work.session:
+        return FENCED
+    if not begun and step.status != "scheduled":
+        return FENCED
+    if begun:
+        work.append_history(
+            op.run_id, HistoryEntry("handed_back", op.key, op.attempt, None, work.now_us)
+        )
+    _put_back(work, step, op.run_id, op.wait_us, attempt=op.attempt + begun)
+    return OK
+
+
+def report_progress(work: Workspace, op: ReportProgress) -> OpResult:
+    """What a running attempt says of itself."""
+    step = work.step(op.run_id, op.key) if work.run(op.run_id) is not None else None
+    if step is None:
+        return NOT_FOUND
+    if not _executes(work, step, op.attempt):
+        return FENCED
+    step.progress = op.progress
+    work.save_step(op.run_id, step)
+    return OK
+
+
+def _executes(work: Workspace, step: StepRecord, attempt: int) -> bool:
+    """Whether the session executes this attempt: as the holder of its job, or under the lease of
+    its run, which a session that was reaped has lost."""
+    return (
+        step.status == "running"
+        and step.attempt == attempt
+        and step.worker == work.session
+        and (step.queue is not None or work.session_exists())
+    )
+
+
+def grant(work: Workspace, queue: str, run_id: str, key: str, attempt: int) -> Job | None:
+    """The job for the session, unless it is no longer wanted or was granted before."""
+    run = work.run(run_id)
+    step = None if run is None else work.step(run_id, key)
+    if run is None or step is None or run.status in FINAL_STATUSES:
+        return None
+    if (
+        step.status != "scheduled"
+        or step.attempt != attempt
+        or step.queue != queue
+        or step.worker is not None
+    ):
+        return None
+    step.worker = work.session
+    if not step.lost:
+        step.status = "running"
+        step.started_us = work.now_us
+        step.error = None
+    work.save_step(run_id, step)
+    return Job(run_id, run.workflow, copy_step(step))
 
 
 def cancel_run(work: Workspace, op: CancelRun) -> OpResult:
@@ -256,49 +365,164 @@ def release_run(work: Workspace, op: ReleaseRun) -> OpResult:
     return OK
 
 
+def requeue_run(work: Workspace, op: RequeueRun) -> OpResult:
+    """An unfinished run gets the next actions that its records call for."""
+    run = work.run(op.run_id)
+    if run is None:
+        return NOT_FOUND
+    if run.status in FINAL_STATUSES:
+        return SETTLED
+    if run.owner is not None and not work.session_alive(run.owner):
+        run.owner = None
+    if run.status == "running" and run.owner is None:
+        run.queued = True
+        work.enqueue(queue_of(run), run.run_id)
+    work.save_run(run)
+    for step in list(work.open_steps(run.run_id)):
+        away = step.queue is not None
+        held = away and step.worker is not None and work.session_alive(step.worker)
+        if held or (step.status == "running" and not away):
+            continue
+        if step.status == "running":
+            _put_back(work, step, run.run_id, None, attempt=step.attempt + 1)
+        elif run.cancel_us is not None and step.created_us <= run.cancel_us:
+            continue
+        elif step.due_us is not None and step.due_us > work.now_us:
+            kind: TimerKind = "sleep" if step.kind == "sleep" else "retry"
+            work.add_timer(Timer(step.due_us, run.run_id, step.key, kind))
+        elif step.kind == "sleep":
+            work.add_timer(Timer(work.now_us, run.run_id, step.key, "sleep"))
+        elif away:
+            _put_back(work, step, run.run_id, None, attempt=step.attempt)
+    return OK
+
+
+def watch_run(work: Workspace, op: WatchRun) -> OpResult:
+    """The session wants to know how the run ends."""
+    run = work.run(op.run_id)
+    if run is None:
+        return NOT_FOUND
+    if run.status in FINAL_STATUSES:
+        return OpResult("settled", copy_run(run))
+    work.add_watcher(op.run_id)
+    return OK
+
+
 def fire_timers(work: Workspace, op: FireTimers) -> OpResult:
-    """Due sleeps end, due retries and timeouts are announced."""
+    """Due sleeps end, due attempts are queued or announced, due timeouts unwind their runs."""
     for timer in work.take_due_timers(op.limit):
         run = work.run(timer.run_id)
         if run is None or run.status in FINAL_STATUSES:
             continue
-        match timer.kind:
-            case "sleep":
-                step = work.step(timer.run_id, timer.key)
-                if step is None or step.status != "scheduled":
-                    continue
-                run.deliveries += 1
-                run.updated_us = work.now_us
-                step.status = "succeeded"
-                step.delivery = run.deliveries
-                step.finished_us = work.now_us
-                work.save_step(timer.run_id, step)
-                _wake(
-                    work,
-                    run,
-                    Delivery(run.run_id, run.deliveries, timer.key, "step", "succeeded"),
-                )
-            case "retry":
-                _wake(work, run, Delivery(run.run_id, 0, timer.key, "retry"))
-            case "timeout":
-                if run.cancel_us is None:
-                    _request_cancel(work, run, "timeout", "its timeout passed")
+        step = work.step(timer.run_id, timer.key) if timer.key else None
+        if timer.kind == "timeout":
+            if run.cancel_us is None:
+                _request_cancel(work, run, "timeout", "its timeout passed")
+        elif step is None or step.status != "scheduled":
+            continue
+        elif step.due_us is not None and step.due_us > timer.due_us:
+            continue  # put off since then
+        elif timer.kind == "sleep":
+            _conclude(work, run, step, "succeeded")
+        elif step.queue:
+            if step.worker is None:
+                work.push_job(step.queue, timer.run_id, timer.key, step.attempt)
+        else:
+            _wake(work, run, Delivery(run.run_id, 0, timer.key, "retry"))
         work.save_run(run)
     return OK
 
 
 def reap_sessions(work: Workspace, op: ReapSessions) -> OpResult:
-    """Runs of sessions that fell silent are queued for somebody else."""
+    """What expired sessions held is queued for somebody else."""
     left = op.limit
     for session in list(work.expired_sessions()):
         taken = list(work.runs_of(session, left))
         for run in taken:
             _disown(work, run)
         left -= len(taken)
+        held = list(work.jobs_of(session, left)) if left > 0 else []
+        for run_id, step in held:
+            _take_away(work, run_id, step, op)
+        left -= len(held)
         if left <= 0:
             break
         work.drop_session(session)
     return OK
+
+
+def _take_away(work: Workspace, run_id: str, step: StepRecord, op: ReapSessions) -> None:
+    run = work.run(run_id)
+    if run is None or run.status in FINAL_STATUSES:
+        step.worker = None
+        work.save_step(run_id, step)
+        return
+    if step.status == "scheduled":
+        _put_back(work, step, run_id, None, attempt=step.attempt)
+        return
+    step.lost += 1
+    work.append_history(
+        run_id, HistoryEntry("attempt_lost", step.key, step.attempt, None, work.now_us)
+    )
+    if step.lost < op.max_lost or not step.queue:
+        _put_back(work, step, run_id, None, attempt=step.attempt + 1)
+    else:
+        step.error = op.poisoned
+        _conclude(work, run, step, "failed")
+
+
+def _put_back(
+    work: Workspace,
+    step: StepRecord,
+    run_id: str,
+    wait_us: int | None,
+    *,
+    attempt: int,
+    error: str | None = None,
+) -> None:
+    """The step waits for its next attempt, in its queue or for its time; *error* is why it was not
+    the last. Called off, it waits for ever."""
+    step.status = "scheduled"
+    step.attempt = attempt
+    step.worker = None
+    step.progress = None
+    step.error = error
+    step.due_us = work.now_us + wait_us if wait_us else None
+    work.save_step(run_id, step)
+    if step.due_us is not None:
+        work.add_timer(Timer(step.due_us, run_id, step.key, "retry"))
+    elif step.queue:
+        work.push_job(step.queue, run_id, step.key, attempt)
+
+
+def _conclude(
+    work: Workspace, run: RunRecord, step: StepRecord, status: Literal["succeeded", "failed"]
+) -> None:
+    """Record the outcome of a step outside its run's turns, and wake the run."""
+    step.status = status
+    step.finished_us = work.now_us
+    if run.status not in FINAL_STATUSES:
+        run.updated_us = work.now_us
+        if step.kind == "on_error" or (status == "failed" and step.handled):
+            word = Delivery(
+                run.run_id, 0, step.key, "handle", status, None, step.error, step.attempt
+            )
+        else:
+            run.deliveries += 1
+            step.delivery = run.deliveries
+            word = Delivery(
+                run.run_id,
+                step.delivery,
+                step.key,
+                "step",
+                status,
+                step.result,
+                step.error,
+                step.attempt,
+            )
+        _wake(work, run, word)
+        work.save_run(run)
+    work.save_step(run.run_id, step)
 
 
 def queue_of(run: RunRecord) -> str:
@@ -342,13 +566,21 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
             now if running or ended else None,
             now if ended else None,
             None,
+            write.queue,
+            write.job,
+            write.handled,
         )
     else:
         before = step_progress(step.attempt, step.status)
         after = step_progress(write.attempt, status)
         # A failed step whose on_error handler has now ended is delivered without moving.
-        late = write.deliver and step.delivery is None and step.status == status
-        if after < before or (after == before and not late):
+        if after == before and write.deliver and step.delivery is None:
+            run.deliveries += 1
+            step.delivery = run.deliveries
+            work.save_step(run_id, step)
+        # The attempt that its run's owner would have made crosses a queue after all.
+        leaves = status == "scheduled" and write.queue is not None and step.queue is None
+        if after < before or (after == before and not leaves):
             return
         step.status = status
         step.attempt = write.attempt
@@ -357,18 +589,28 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
         step.result = write.result
         step.error = write.error
         step.due_us = due
+        step.queue = write.queue
+        step.job = write.job
+        step.handled = write.handled
+        step.progress = None
+        if status == "scheduled":
+            step.worker = None
         if running:
             step.started_us = now
             step.worker = work.session
-        elif ended and after != before:
+        elif ended:
             step.finished_us = now
     if write.deliver:
         run.deliveries += 1
         step.delivery = run.deliveries
     work.save_step(run_id, step)
-    if due is not None and status == "scheduled":
+    if status != "scheduled":
+        return
+    if due is not None:
         kind: TimerKind = "sleep" if write.kind == "sleep" else "retry"
         work.add_timer(Timer(due, run_id, write.key, kind))
+    elif write.queue is not None:
+        work.push_job(write.queue, run_id, write.key, write.attempt)
 
 
 def _settle(work: Workspace, run: RunRecord, settle: Settle) -> None:
@@ -388,6 +630,27 @@ def _settle(work: Workspace, run: RunRecord, settle: Settle) -> None:
     run.error = settle.error
     run.finished_us = work.now_us
     work.drop_timers(run.run_id)
+    if settle.withdraw:
+        _withdraw(work, run.run_id)
+    ended = Delivery(
+        run.run_id, 0, settle.reason or "", "ended", settle.status, settle.output, settle.error
+    )
+    for session in work.take_watchers(run.run_id):
+        if work.session_alive(session):
+            work.post(session, ended)
+
+
+def _withdraw(work: Workspace, run_id: str) -> None:
+    """No job of the run is granted any more, and those who execute one are told."""
+    for step in list(work.open_steps(run_id)):
+        if step.queue is None:
+            continue
+        if step.worker is not None:
+            work.post(step.worker, Delivery(run_id, 0, step.key, "stop", attempt=step.attempt))
+        if step.status == "scheduled":
+            step.worker = None
+        step.queue = CALLED_OFF
+        work.save_step(run_id, step)
 
 
 def _request_cancel(work: Workspace, run: RunRecord, kind: CancelKind, reason: str) -> None:
@@ -407,6 +670,8 @@ def _request_cancel(work: Workspace, run: RunRecord, kind: CancelKind, reason: s
     if run.status == "suspended":
         run.status = "running"
         run.suspend_reason = None
+    if not run.inline:
+        _withdraw(work, run.run_id)
     _wake(work, run, Delivery(run.run_id, run.deliveries, kind, "cancel", error=reason))
 
 

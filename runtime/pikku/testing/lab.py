@@ -8,11 +8,11 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from pikku._app import App, OpenApp
 from pikku._durations import Duration, duration_us
-from pikku._settings import EngineOptions
+from pikku._settings import EngineOptions, Work
 from pikku.errors import UnknownFunctionError
 from pikku.testing.clock import FakeClock
 
@@ -58,6 +58,7 @@ class WorkflowLab(Generic[S]):
         app: the generated package's `app`.
         services: what `ctx.services` is; default: what the app's factory makes.
         store: the URL of a store; the default is a new one in memory for each lab.
+        queue_service: `"store"` has the lab's runs cross its queues, as they do between workers.
         auto_advance: let the clock jump to the next timer whenever nothing else is to do, so that
             `sleep("3d")` takes no time. Without it, time passes by `advance` only.
         options: how the engine works.
@@ -69,6 +70,7 @@ class WorkflowLab(Generic[S]):
         *,
         services: S | None = None,
         store: str = "memory://",
+        queue_service: Literal["none", "store"] = "none",
         auto_advance: bool = True,
         options: EngineOptions | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class WorkflowLab(Generic[S]):
         self._services: Any = services
         self._url = store
         self._auto = auto_advance
+        self._queue_service = queue_service
         self._options = options
         self._stack = AsyncExitStack()
         self._executions: Counter[str] = Counter()
@@ -115,11 +118,12 @@ class WorkflowLab(Generic[S]):
         options = self._options or EngineOptions(lease_seconds=FOREVER_SECONDS)
         self._crashed = False
         opened = await self.app._opened(
-            {},
+            {"queue_service": self._queue_service},
             self._services,
             options,
             store=self._store,
             on_quiet=self._on_quiet,
+            work=Work(),
             prepare=self._prepare,
         )
         self._services = opened.services

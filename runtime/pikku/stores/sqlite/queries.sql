@@ -21,12 +21,12 @@ WHERE number = ?
 UPDATE run_values SET output = ?, error = ? WHERE run = ?
 
 -- add_step --
-INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 
 -- save_step --
 UPDATE steps SET
     status = ?, attempt = ?, failures = ?, lost = ?, result = ?, error = ?, worker = ?, due_us = ?,
-    started_us = ?, finished_us = ?, delivery = ?
+    started_us = ?, finished_us = ?, delivery = ?, queue = ?, job = ?, handled = ?, progress = ?
 WHERE number = ?
 
 -- load_steps --
@@ -34,6 +34,13 @@ SELECT * FROM steps WHERE run = ? ORDER BY position, number
 
 -- load_step --
 SELECT * FROM steps WHERE run = ? AND key = ?
+
+-- open_steps --
+SELECT * FROM steps WHERE run = ? AND finished_us IS NULL ORDER BY position, number
+
+-- jobs_of --
+SELECT runs.run_id, steps.key FROM steps JOIN runs ON runs.number = steps.run
+WHERE steps.worker = ? AND steps.queue IS NOT NULL AND steps.finished_us IS NULL LIMIT ?
 
 -- append_history --
 INSERT INTO history (run, kind, step, attempt, data, at_us) VALUES (?,?,?,?,?,?)
@@ -66,15 +73,36 @@ SELECT number, run_id FROM queue WHERE queue = ? ORDER BY number LIMIT ?
 -- dequeue --
 DELETE FROM queue WHERE number = ?
 
+-- push_job --
+INSERT INTO jobs (queue, run_id, key, attempt) VALUES (?,?,?,?)
+
+-- waiting_jobs --
+SELECT number, run_id, key, attempt FROM jobs WHERE queue = ? ORDER BY number LIMIT ?
+
+-- take_job --
+DELETE FROM jobs WHERE number = ?
+
+-- add_watcher --
+INSERT OR IGNORE INTO watchers VALUES (?,?)
+
+-- watchers --
+SELECT session FROM watchers WHERE run_id = ?
+
+-- drop_watchers --
+DELETE FROM watchers WHERE run_id = ?
+
+-- session_until --
+SELECT expires_us FROM sessions WHERE session = ?
+
 -- post --
-INSERT INTO inbox (session, run_id, number, key, what, status, result, error)
-VALUES (?,?,?,?,?,?,?,?)
+INSERT INTO inbox (session, run_id, number, key, what, status, result, error, attempt)
+VALUES (?,?,?,?,?,?,?,?,?)
 
 -- has_mail --
 SELECT 1 FROM inbox WHERE session = ? AND run_id = ? LIMIT 1
 
 -- read_inbox --
-SELECT run_id, number, key, what, status, result, error FROM inbox
+SELECT run_id, number, key, what, status, result, error, attempt FROM inbox
 WHERE session = ? ORDER BY number_in_inbox
 
 -- empty_inbox --
@@ -97,3 +125,15 @@ DELETE FROM sessions WHERE session = ?
 
 -- count_runs --
 SELECT status, count(*) FROM runs GROUP BY status
+
+-- sessions --
+SELECT session, expires_us FROM sessions
+
+-- queued --
+SELECT run_id FROM queue
+
+-- all_jobs --
+SELECT run_id, key, attempt FROM jobs
+
+-- all_timers --
+SELECT run_id, key, kind FROM timers

@@ -10,8 +10,18 @@ from pathlib import Path
 from typing import TypeVar
 
 from pikku._clock import Clock, SystemClock
-from pikku._records import HistoryEntry, LoadedRun, Op, Reply, RunFilter, RunRecord
+from pikku._records import (
+    Examination,
+    HistoryEntry,
+    Job,
+    LoadedRun,
+    Op,
+    Reply,
+    RunFilter,
+    RunRecord,
+)
 from pikku.errors import StoreUnavailableError
+from pikku.stores.base import JOBS, MAIL
 from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.sqlite.connections import ConnectionThread, connect, translated
 from pikku.stores.sqlite.schema import migrate
@@ -39,6 +49,7 @@ class SqliteStore:
     """
 
     shared = True
+    pushes = False
 
     def __init__(self, path: Path, *, durability: str = "disk", clock: Clock | None = None) -> None:
         self.path = path
@@ -109,11 +120,22 @@ class SqliteStore:
             work.flush()
             alive = work.session_exists()
             claimed: list[LoadedRun] = []
+            jobs: list[Job] = []
+            more: list[str] = []
             if alive:
                 for queue, count in want.items():
-                    claimed += work.claim(queue, count)
+                    if queue == MAIL:
+                        continue
+                    before = len(claimed) + len(jobs)
+                    if queue.startswith(JOBS):
+                        jobs += work.claim_jobs(queue.removeprefix(JOBS), count)
+                    else:
+                        claimed += work.claim(queue, count)
+                    if len(claimed) + len(jobs) - before == count:
+                        more.append(queue)
                 work.flush()
-            reply = Reply(results, claimed, work.read_inbox(), work.next_due(), alive)
+            inbox = work.read_inbox()
+            reply = Reply(results, claimed, inbox, work.next_due(), alive, jobs, more)
             connection.execute("COMMIT")
         except BaseException:
             self._cache.clear()
@@ -136,6 +158,9 @@ class SqliteStore:
                 return self._beats.execute(QUERIES["extend_session"], (until, session)).rowcount > 0
             except sqlite3.Error as error:
                 raise translated(error, self.path) from error
+
+    async def wait(self, session: str, queues: Sequence[str], seconds: float, /) -> str | None:
+        raise NotImplementedError
 
     async def load_run(self, run_id: str) -> RunRecord | None:
         def read(connection: sqlite3.Connection) -> RunRecord | None:
@@ -176,6 +201,24 @@ class SqliteStore:
         return await self._read(
             lambda connection: dict(connection.execute(QUERIES["count_runs"]).fetchall())
         )
+
+    async def examine(self) -> Examination:
+        def read(connection: sqlite3.Connection) -> Examination:
+            connection.execute("BEGIN")
+            try:
+                sessions = dict(connection.execute(QUERIES["sessions"]).fetchall())
+                queued = connection.execute(QUERIES["queued"]).fetchall()
+                return Examination(
+                    self.clock.now_us(),
+                    sessions,
+                    frozenset(run_id for (run_id,) in queued),
+                    frozenset(connection.execute(QUERIES["all_jobs"]).fetchall()),
+                    frozenset(connection.execute(QUERIES["all_timers"]).fetchall()),
+                )
+            finally:
+                connection.execute("COMMIT")
+
+        return await self._read(read)
 
     async def _read(self, function: Callable[[sqlite3.Connection], T]) -> T:
         if self._reader is None:

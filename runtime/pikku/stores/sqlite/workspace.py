@@ -9,23 +9,29 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pikku._records import (
+    BeginStep,
     CancelRun,
     Commit,
     CompleteStep,
     CreateRun,
     Delivery,
     HistoryEntry,
+    Job,
     LoadedRun,
     Op,
     ReleaseRun,
+    ReleaseStep,
+    ReportProgress,
+    RequeueRun,
     ResumeRun,
     RunRecord,
     StepRecord,
+    WatchRun,
     step_values,
 )
 from pikku.stores._queries import load_queries
 from pikku.stores.sqlite.cache import RowCache
-from pikku.stores.transitions import Timer
+from pikku.stores.transitions import Timer, grant
 
 QUERIES = load_queries("pikku.stores.sqlite")
 Row = tuple[Any, ...]
@@ -98,12 +104,12 @@ class SqliteWorkspace:
                         self._touched_steps.add((run_id, write.key))
                     else:
                         wanted.append((run_id, write.key))
-            elif isinstance(op, CreateRun):
+            elif isinstance(op, (CreateRun, WatchRun)):
                 self._load_runs(WHOLE_RUN, [op.run_id])
-            elif isinstance(op, CompleteStep):
+            elif isinstance(op, (CompleteStep, BeginStep, ReleaseStep, ReportProgress)):
                 lean[op.run_id] = None
                 wanted.append((op.run_id, op.key))
-            elif isinstance(op, (CancelRun, ResumeRun, ReleaseRun)):
+            elif isinstance(op, (CancelRun, ResumeRun, ReleaseRun, RequeueRun)):
                 lean[op.run_id] = None
         self._touched_runs.update(lean)
         self._load_runs(LEAN_RUN, [run_id for run_id in lean if run_id not in self._runs])
@@ -230,6 +236,20 @@ class SqliteWorkspace:
                 self.flush()
                 yield self.load(run_id)
 
+    def claim_jobs(self, queue: str, count: int) -> Iterable[Job]:
+        """Up to *count* jobs of *queue*, now held by the session."""
+        while count > 0:
+            waiting = self._execute(QUERIES["waiting_jobs"], (queue, count)).fetchall()
+            self._executemany(QUERIES["take_job"], [(row[0],) for row in waiting])
+            asked = count
+            for _, run_id, key, attempt in waiting:
+                job = grant(self, queue, run_id, key, attempt)
+                if job is not None:
+                    count -= 1
+                    yield job
+            if len(waiting) < asked:
+                return
+
     def load(self, run_id: str) -> LoadedRun:
         """The run with its values and steps; it is there."""
         row = self._execute(f"{WHOLE_RUN} WHERE run_id = ?", (run_id,)).fetchone()
@@ -288,6 +308,16 @@ class SqliteWorkspace:
         self._steps[run_id, step.key] = step
         self._dirty_steps[run_id, step.key] = step
 
+    def open_steps(self, run_id: str) -> Iterable[StepRecord]:
+        self.flush()
+        if self.run(run_id) is None:
+            return
+        rows = self._execute(QUERIES["open_steps"], (self._numbers[run_id],)).fetchall()
+        for row in rows:
+            key = row[2]
+            self._touched_steps.add((run_id, key))
+            yield self._steps.get((run_id, key)) or self._lend_step(run_id, row)
+
     def append_history(self, run_id: str, entry: HistoryEntry) -> None:
         self._execute(QUERIES["append_history"], (self._numbers[run_id], *entry))
 
@@ -309,6 +339,29 @@ class SqliteWorkspace:
 
     def enqueue(self, queue: str, run_id: str) -> None:
         self._execute(QUERIES["enqueue"], (queue, run_id))
+
+    def push_job(self, queue: str, run_id: str, key: str, attempt: int) -> None:
+        self._execute(QUERIES["push_job"], (queue, run_id, key, attempt))
+
+    def add_watcher(self, run_id: str) -> None:
+        self._execute(QUERIES["add_watcher"], (run_id, self.session))
+
+    def take_watchers(self, run_id: str) -> Iterable[str]:
+        rows = self._execute(QUERIES["watchers"], (run_id,)).fetchall()
+        if rows:
+            self._execute(QUERIES["drop_watchers"], (run_id,))
+        return [row[0] for row in rows]
+
+    def session_alive(self, session: str) -> bool:
+        row = self._execute(QUERIES["session_until"], (session,)).fetchone()
+        return row is not None and row[0] >= self.now_us
+
+    def jobs_of(self, session: str, limit: int) -> Iterable[tuple[str, StepRecord]]:
+        self.flush()
+        for run_id, key in self._execute(QUERIES["jobs_of"], (session, limit)).fetchall():
+            step = self.step(run_id, key)
+            if step is not None:
+                yield run_id, step
 
     def post(self, session: str, delivery: Delivery) -> None:
         self._execute(QUERIES["post"], (session, *delivery))
@@ -342,7 +395,9 @@ def run_of(row: Row) -> RunRecord:
 
 def step_of(row: Row) -> StepRecord:
     """The step that a row of `steps` holds."""
-    return StepRecord(*row[2:])
+    step = StepRecord(*row[2:])
+    step.handled = bool(step.handled)
+    return step
 
 
 def _added_run(run: RunRecord) -> Row:
@@ -396,6 +451,10 @@ _saved_step: Callable[[StepRecord], Row] = operator.attrgetter(
     "started_us",
     "finished_us",
     "delivery",
+    "queue",
+    "job",
+    "handled",
+    "progress",
 )
 
 

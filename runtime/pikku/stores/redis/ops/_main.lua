@@ -1,0 +1,200 @@
+-- One call: acknowledge mail, carry out the operations one by one, make the gathered effects, then
+-- claim from the wanted queues and read the mail.
+-- ARGV: session, call number, number of the call whose answer was lost (''), number of the call
+-- whose mail is acknowledged (''), how much mail that was, read mail (1), count of wants,
+-- [queue, count]*, [operation, count of arguments, arguments...]*
+local number, lost, acknowledged, read = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local wants = tonumber(ARGV[7])
+if lost ~= '' then
+  call('HSET', own_key(session), '#n', number)
+end
+if wants > 0 or acknowledged ~= '' or ARGV[6] == '1' then
+  local seen = call('HMGET', own_key(session), '#', '#n')
+  if seen[2] and tonumber(seen[2]) > tonumber(number) then
+    return redis.error_reply('OVERTAKEN this call was given up, and another one answered')
+  end
+  if acknowledged ~= '' and seen[1] ~= acknowledged then
+    call('LTRIM', inbox_key(session), read, -1)
+    call('HSET', own_key(session), '#', acknowledged)
+  end
+end
+local at = 7 + wants * 2
+local results = {}
+-- A call without operations looks at everything.
+local only_looks = at >= argc
+while at < argc do
+  local name, count = ARGV[at + 1], tonumber(ARGV[at + 2])
+  local arguments = {}
+  for i = 1, count do
+    arguments[i] = ARGV[at + 2 + i]
+  end
+  at = at + 2 + count
+  local ok, answer = pcall(ops[name], arguments)
+  if not ok then
+    if type(answer) == 'table' then
+      answer = answer.err or answer[1]
+    end
+    answer = tostring(answer)
+    -- A run whose own records make no sense ends here; a server that refuses is another matter.
+    if string.find(answer, 'WRONGTYPE', 1, true) or string.find(answer, 'attempt to', 1, true)
+      or string.find(answer, 'bad argument', 1, true) or string.find(answer, 'CORRUPT', 1, true)
+      or string.find(answer, 'data string too short', 1, true) then
+      answer = 'CORRUPT ' .. answer
+      if name == 'commit' or name == 'complete_step' then
+        pcall(give_up, arguments[1])
+      end
+    end
+    answer = { ERROR, answer }
+  end
+  results[#results + 1] = answer
+end
+
+for of, entries in pairs(disowned) do
+  call_in_parts('HDEL', own_key(of), entries)
+end
+local touched = {}
+for queue, entries in pairs(pushes) do
+  call_in_parts('RPUSH', queue_key(queue), entries)
+  touched[queue] = true
+  local name = string.match(queue, '^jobs:(.*)$')
+  if name then
+    call('SADD', tag .. ':queues', name)
+  end
+end
+local read_mail = only_looks or mail_waits or ARGV[6] == '1'
+asked_for_timers = asked_for_timers or only_looks
+for to, words in pairs(mail) do
+  call_in_parts('RPUSH', inbox_key(to), words)
+  if to == session then
+    read_mail = true
+  else
+    call('ZADD', tag .. ':m:in:' .. to, 0, '1')
+  end
+end
+
+local claimed, jobs, more, asked = {}, {}, {}, {}
+local function load(run)
+  return { run, call('HGETALL', run_key(run)), call('HGETALL', steps_key(run)) }
+end
+
+local function claim_run(run)
+  local f = load_run(run, 'status', 'queued')
+  if not f or f.queued ~= '1' then
+    return false
+  end
+  if f.status ~= 'running' then
+    call('HSET', run_key(run), 'queued', 0)
+    return false
+  end
+  local ok, fault = pcall(call, 'HLEN', steps_key(run))
+  if not ok then
+    give_up(run)
+    error(fault.err or fault)
+  end
+  call('HSET', run_key(run), 'queued', 0, 'owner', session)
+  own_run(run)
+  claimed[#claimed + 1] = load(run)
+  return true
+end
+
+local function claim_job(queue, entry)
+  local attempt, run, after = struct.unpack('<I4I2c0', entry)
+  local step_key = string.sub(entry, after)
+  local f = load_run(run, 'status', 'workflow')
+  local s = f and not FINAL[f.status] and load_step(run, step_key)
+  if not s or s.status ~= SCHEDULED or s.attempt ~= attempt or s.queue ~= queue or s.worker ~= '' then
+    return false
+  end
+  s.worker = session
+  if s.lost == 0 then
+    s.status, s.started, s.outcome = RUNNING, now(), ''
+  end
+  local raw = pack_step(s)
+  call('HSET', steps_key(run), step_key, raw)
+  own_job(run, step_key)
+  jobs[#jobs + 1] = { run, f.workflow, step_key, raw }
+  return true
+end
+
+local is_alive = 1
+if wants > 0 or only_looks then
+  if not call('ZSCORE', sessions_key, session) then
+    is_alive = 0
+  end
+end
+for i = 0, wants - 1 do
+  local queue, count = ARGV[8 + i * 2], tonumber(ARGV[9 + i * 2])
+  asked[queue] = true
+  local key = queue_key(queue)
+  local name = string.match(queue, '^jobs:(.*)$')
+  local empty = false
+  while is_alive == 1 and count > 0 and not empty do
+    local entries = call('LPOP', key, count)
+    if not entries then
+      empty = true
+      break
+    end
+    empty = #entries < count
+    for _, entry in ipairs(entries) do
+      local ok, got
+      if name then
+        ok, got = pcall(claim_job, name, entry)
+      else
+        ok, got = pcall(claim_run, entry)
+      end
+      if ok and got then
+        count = count - 1
+      elseif not ok then
+        redis.log(redis.LOG_WARNING, 'pikku: ' .. queue .. ': ' .. tostring(got.err or got))
+      end
+    end
+  end
+  if empty then
+    touched[queue] = nil
+  elseif call('LLEN', key) > 0 then
+    -- Whoever was told of this queue has no room for all of it: somebody else may.
+    more[#more + 1] = queue
+    touched[queue] = true
+  end
+end
+for queue in pairs(touched) do
+  call('ZADD', tag .. ':m:' .. queue, 0, '1')
+  if not asked[queue] then
+    more[#more + 1] = queue
+  end
+end
+local entries = {}
+for entry in pairs(owned) do
+  entries[#entries + 1] = entry
+  entries[#entries + 1] = number
+end
+call_in_parts('HSET', own_key(session), entries)
+
+if lost ~= '' then
+  local held = call('HGETALL', own_key(session))
+  for i = 1, #held, 2 do
+    local entry, claimed_at = held[i], tonumber(held[i + 1])
+    if string.sub(entry, 1, 1) ~= '#' and claimed_at >= tonumber(lost) and held[i + 1] ~= number then
+      if string.sub(entry, 1, 1) == 'r' then
+        claimed[#claimed + 1] = load(string.sub(entry, 2))
+      else
+        local run, after = struct.unpack('<I2c0', entry, 2)
+        local step_key = string.sub(entry, after)
+        local raw = call('HGET', steps_key(run), step_key)
+        if raw then
+          jobs[#jobs + 1] = { run, call('HGET', run_key(run), 'workflow'), step_key, raw }
+        end
+      end
+    end
+  end
+end
+local inbox = {}
+if read_mail then
+  inbox = call('LRANGE', inbox_key(session), 0, -1)
+end
+local next_due = '-1'
+if asked_for_timers then
+  local first = call('ZRANGE', timers_key, 0, 0, 'WITHSCORES')
+  next_due = first[2] and string.format('%.0f', tonumber(first[2])) or ''
+end
+return { results, claimed, jobs, inbox, next_due, is_alive, more, string.format('%.0f', now()) }

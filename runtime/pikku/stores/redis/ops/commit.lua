@@ -1,0 +1,204 @@
+-- commit: one turn of a run by its owner, whole or not at all.
+-- run, turn, base (-1: none), length of what is whole, [key, record]*, how many of them are
+-- delivered, writes, [key, head, queue, static, outcome]*, entries,
+-- [kind, step ('' or '='..), attempt, data]*, settle status (''), output, error, reason ('' or
+-- '='..), reason as data, withdraw, retention (us, 0: for ever), cancel ('' or '='..), cancel data
+local WRITE_FORMAT = '<BBBI4I4I4I4Bdd'
+
+local function settle(run, f, status, output, error_text, reason, data, withdrawn, retention)
+  disown_run(session, run)
+  local fields = { 'owner', '' }
+  if status == 'running' then
+    call('HSET', run_key(run), unpack(fields))
+    return
+  end
+  index(run, f.status, status)
+  if status == 'suspended' then
+    call('HSET', run_key(run), 'owner', '', 'status', status, 'suspend_reason',
+      string.sub(reason, 2), 'error', error_text)
+    append_history(run, 'suspend', nil, 0, data)
+    return
+  end
+  drop_timers(run)
+  call('HSET', run_key(run), 'owner', '', 'status', status, 'output', output, 'error', error_text,
+    'finished_us', now())
+  if withdrawn == '1' then
+    withdraw(run)
+  end
+  if retention > 0 then
+    call('ZADD', tag .. ':ret', now() + retention, run)
+  end
+  if f.watchers and f.watchers ~= '' then
+    local outcome = output ~= '' and 'r' .. output or error_text ~= '' and 'e' .. error_text or ''
+    for watcher in string.gmatch(f.watchers, '%S+') do
+      if alive(watcher) then
+        post(watcher, run, ENDED, RUN_STATUS[status], 0, 1, string.sub(reason, 2), outcome)
+      end
+    end
+    call('HDEL', run_key(run), 'watchers')
+  end
+end
+
+ops.commit = function(a)
+  local run, turn, base = a[1], tonumber(a[2]), tonumber(a[3])
+  local f = call('HMGET', run_key(run), 'owner', 'turn', 'turned_by', 'deliveries')
+  if not f[2] then
+    return NOT_FOUND
+  end
+  local last = tonumber(f[2])
+  if turn == last and f[3] == session then
+    return OK
+  end
+  if f[1] ~= session or turn ~= last + 1 then
+    return FENCED
+  end
+  local deliveries = tonumber(f[4])
+  if base >= 0 and base ~= deliveries then
+    mail_waits = true
+    return CONFLICT
+  end
+  local whole = tonumber(a[4])
+  deliveries = deliveries + tonumber(a[5 + whole])
+  local writes_at = 6 + whole
+  local writes = tonumber(a[writes_at])
+  local entries_at = writes_at + 1 + writes * 5
+  local entries = tonumber(a[entries_at])
+  local rest = entries_at + entries * 4
+  local status = a[rest + 1]
+  if status == 'running' then
+    local waiting = call('LRANGE', inbox_key(session), 0, -1)
+    for _, word in ipairs(waiting) do
+      local _, _, _, _, of = struct.unpack('<BBI4I4I2c0', word)
+      if of == run then
+        mail_waits = true
+        return CONFLICT
+      end
+    end
+  end
+  local olds = {}
+  if writes > 0 then
+    local keys = {}
+    for i = 1, writes do
+      keys[i] = a[writes_at + 5 * i - 4]
+    end
+    for first = 1, writes, PART do
+      local part = call('HMGET', steps_key(run), unpack(keys, first, math.min(first + PART - 1, writes)))
+      for i, raw in ipairs(part) do
+        olds[first + i - 1] = raw and read_step(raw)
+      end
+    end
+  end
+  local fields
+  if status ~= '' or a[rest + 8] ~= '' then
+    fields = load_run(run, 'status', 'inline', 'watchers', 'cancel_us')
+  end
+  if entries > 0 then
+    call('LLEN', history_key(run))
+  end
+  -- Everything is checked: from here on only writes.
+  local saved, armed, made = {}, {}, {}
+  for i = 1, writes do
+    local at = writes_at + 5 * i - 4
+    local step_key = a[at]
+    local st, kind, flags, attempt, failures, lost, position, deliver, wait, till =
+      struct.unpack(WRITE_FORMAT, a[at + 1])
+    local queue, static, outcome = a[at + 2], a[at + 3], a[at + 4]
+    local due = till > 0 and till or (wait >= 0 and now() + wait or 0)
+    -- A key may be written twice in one turn: its end, and what follows from it.
+    local s = made[step_key] or olds[i]
+    local changed = true
+    if not s then
+      local begun = st >= RUNNING
+      s = {
+        status = st, kind = kind, flags = flags, attempt = attempt, failures = failures,
+        lost = lost, position = position, delivery = 0, created = now(),
+        started = begun and now() or 0, finished = st >= FAILED and now() or 0, due = due,
+        worker = begun and session or '', queue = queue, progress = '', static = static,
+        outcome = outcome,
+      }
+      if deliver == 1 then
+        deliveries = deliveries + 1
+        s.delivery = deliveries
+      end
+    else
+      local before, after = rank(s.attempt, s.status), rank(attempt, st)
+      if after == before and deliver == 1 and s.delivery == 0 then
+        deliveries = deliveries + 1
+        s.delivery = deliveries
+      elseif after == before and st == SCHEDULED and queue ~= '' and s.queue == '' then
+        -- The attempt that its run's owner would have made crosses a queue after all.
+        s.due, s.queue, s.flags, s.worker, s.outcome = due, queue, flags, '', ''
+        if static ~= '' then
+          s.static = static
+        end
+      elseif after > before then
+        s.status, s.attempt, s.failures, s.lost, s.outcome = st, attempt, failures, lost, outcome
+        s.due, s.queue, s.flags, s.progress = due, queue, flags, ''
+        if static ~= '' then
+          s.static = static
+        end
+        if st == SCHEDULED then
+          s.worker = ''
+        elseif st == RUNNING then
+          s.started, s.worker = now(), session
+        elseif st >= FAILED then
+          s.finished = now()
+        end
+        if deliver == 1 then
+          deliveries = deliveries + 1
+          s.delivery = deliveries
+        end
+      else
+        changed = false
+      end
+    end
+    if changed then
+      made[step_key] = s
+      saved[#saved + 1] = step_key
+      if st == SCHEDULED and s.status == SCHEDULED then
+        if due > 0 then
+          armed[#armed + 1] = { kind == SLEEP and 's' or 'r', step_key, due }
+        elseif queue ~= '' then
+          push_job(queue, run, step_key, attempt)
+        end
+      end
+    end
+  end
+  if #saved > 0 or whole > 0 then
+    local arguments = {}
+    for i = 5, 4 + whole do
+      arguments[i - 4] = a[i]
+    end
+    for _, step_key in ipairs(saved) do
+      local s = made[step_key]
+      if s then
+        arguments[#arguments + 1] = step_key
+        arguments[#arguments + 1] = pack_step(s)
+        made[step_key] = nil
+      end
+    end
+    call_in_parts('HSET', steps_key(run), arguments)
+  end
+  if f[3] == session then
+    call('HSET', run_key(run), 'turn', turn, 'deliveries', deliveries, 'updated_us', now())
+  else
+    call('HSET', run_key(run), 'turn', turn, 'deliveries', deliveries, 'updated_us', now(),
+      'turned_by', session)
+  end
+  for _, timer in ipairs(armed) do
+    add_timer(timer[1], run, timer[2], timer[3])
+  end
+  for i = 0, entries - 1 do
+    local at = entries_at + 1 + i * 4
+    local step_key = a[at + 1] ~= '' and string.sub(a[at + 1], 2) or nil
+    append_history(run, a[at], step_key, tonumber(a[at + 2]), a[at + 3])
+  end
+  if a[rest + 8] ~= '' and not fields.cancel_us then
+    request_cancel(run, fields, 'cancel', string.sub(a[rest + 8], 2), a[rest + 9])
+  end
+  if status ~= '' then
+    settle(run, fields, status, a[rest + 2], a[rest + 3], a[rest + 4], a[rest + 5], a[rest + 6],
+      tonumber(a[rest + 7]))
+  end
+  return OK
+end

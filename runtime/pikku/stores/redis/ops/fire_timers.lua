@@ -1,0 +1,44 @@
+-- fire_timers: due sleeps end, due attempts are queued or announced, due timeouts unwind. limit
+local function fire(entry)
+  local kind = string.sub(entry, 1, 1)
+  local run, after = struct.unpack('<I2c0', entry, 2)
+  local step_key = string.sub(entry, after)
+  local f = load_run(run, 'status', 'inline', 'cancel_us')
+  if not f then
+    return
+  end
+  call('HINCRBY', run_key(run), 'armed', -1)
+  if FINAL[f.status] then
+    return
+  end
+  if kind == 't' then
+    if not f.cancel_us then
+      request_cancel(run, f, 'timeout', 'its timeout passed',
+        '={"kind": "timeout", "reason": "its timeout passed"}')
+    end
+    return
+  end
+  local s = load_step(run, step_key)
+  if not s or s.status ~= SCHEDULED then
+    return
+  end
+  if kind == 's' then
+    conclude(run, f.status, step_key, s, SUCCEEDED)
+  elseif s.flags >= CALLED_OFF then
+    return
+  elseif s.queue == '' then
+    wake(run, RETRY, 0, 0, s.attempt, step_key, '')
+  elseif s.worker == '' then
+    push_job(s.queue, run, step_key, s.attempt)
+  end
+end
+
+ops.fire_timers = function(a)
+  asked_for_timers = true
+  local due = call('ZRANGEBYSCORE', timers_key, '-inf', now(), 'LIMIT', 0, a[1])
+  for _, entry in ipairs(due) do
+    call('ZREM', timers_key, entry)
+    guarded('timer', fire, entry)
+  end
+  return OK
+end

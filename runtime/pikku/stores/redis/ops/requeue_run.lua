@@ -1,0 +1,43 @@
+-- requeue_run: an unfinished run gets the next actions that its records call for. run
+ops.requeue_run = function(a)
+  local run = a[1]
+  local f = load_run(run, 'status', 'owner', 'queued', 'inline', 'cancel_us')
+  if not f then
+    return NOT_FOUND
+  end
+  if FINAL[f.status] then
+    return SETTLED
+  end
+  if f.owner ~= '' and not alive(f.owner) then
+    disown_run(f.owner, run)
+    f.owner = ''
+  end
+  if f.status == 'running' and f.owner == '' then
+    call('HSET', run_key(run), 'owner', '', 'queued', 1)
+    push_run(run, f.inline)
+  else
+    call('HSET', run_key(run), 'owner', f.owner)
+  end
+  for _, found in ipairs(open_steps(run)) do
+    local step_key, s = found[1], found[2]
+    local away = s.queue ~= '' or s.flags >= CALLED_OFF
+    local ended = f.cancel_us and s.created <= tonumber(f.cancel_us)
+    local held = away and s.worker ~= '' and alive(s.worker)
+    if not held and (away or s.status ~= RUNNING) then
+      if away and s.worker ~= '' then
+        disown_job(s.worker, run, step_key)
+      end
+      if s.status == RUNNING then
+        put_back(run, step_key, s, 0, s.attempt + 1)
+      elseif ended then -- it waits for nothing any more
+      elseif s.due > now() then
+        add_timer(s.kind == SLEEP and 's' or 'r', run, step_key, s.due)
+      elseif s.kind == SLEEP then
+        add_timer('s', run, step_key, now())
+      elseif away then
+        put_back(run, step_key, s, 0, s.attempt)
+      end
+    end
+  end
+  return OK
+end

@@ -1,0 +1,592 @@
+"""The Redis store: every transition an operation of one script, a call a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pikku._clock import Clock, SystemClock
+from pikku._records import (
+    NOT_ASKED,
+    RUN_STATUSES,
+    CreateRun,
+    Delivery,
+    Examination,
+    HistoryEntry,
+    Job,
+    LoadedRun,
+    Op,
+    OpResult,
+    Reply,
+    RunFilter,
+    RunRecord,
+)
+from pikku.errors import (
+    CorruptStateError,
+    SchemaVersionError,
+    StoreError,
+    StoreFullError,
+    StoreUnsafeError,
+)
+from pikku.stores.base import MAIL
+from pikku.stores.redis.records import (
+    CODES,
+    Caller,
+    delivery_of,
+    encode_op,
+    entry_of,
+    job_of,
+    loaded_of,
+    result_of,
+    run_of,
+    weight,
+)
+from pikku.stores.redis.scripts import SCHEMA, Scripts, scripts
+from pikku.stores.redis.transport import Address, LostAnswerError, Transport, translated
+
+log = logging.getLogger("pikku")
+
+TALKS = 64
+CALL_CHARACTERS = 16_000_000
+PAGE = 200
+
+
+class ServerClock(SystemClock):
+    """The server's clock, as far as its answers tell; leases and timers go by it."""
+
+    def __init__(self) -> None:
+        self._ahead_us = 0
+        self._best_us: int | None = None
+
+    def now_us(self) -> int:
+        return time.time_ns() // 1000 + self._ahead_us
+
+    def learn(self, server_us: int, sent_us: int, answered_us: int) -> None:
+        """Take an answer's time into account: the quickest answers tell it best."""
+        trip = answered_us - sent_us
+        if self._best_us is None or trip <= self._best_us * 2 or trip < 2_000:
+            self._best_us = trip if self._best_us is None else min(trip, self._best_us)
+            self._ahead_us = server_us - (sent_us + answered_us) // 2
+
+
+class Talk:
+    """What a session has said to a partition, and heard: calls are numbered, so that an answer that
+    was lost can be asked for, and mail is kept until the next call says that it has arrived."""
+
+    __slots__ = ("call_number", "lost", "mail_read")
+
+    def __init__(self) -> None:
+        self.call_number = 0
+        self.lost: int | None = None
+        self.mail_read: tuple[int, int] | None = None
+
+
+class Partition:
+    """One hash tag: runs with their queues, sessions, timers and indexes, all in one slot."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag = tag
+        self._talks: dict[str, Talk] = {}
+
+    def talk(self, session: str) -> Talk:
+        """The talk of *session* with this partition."""
+        talk = self._talks.get(session)
+        if talk is None:
+            while len(self._talks) >= TALKS:
+                del self._talks[next(iter(self._talks))]
+            talk = self._talks[session] = Talk()
+        return talk
+
+
+class RedisStore:
+    """Runs on a Redis or Valkey server, or on what stands for one.
+
+    Args:
+        address: where it is.
+        partitions: over how many hash tags the runs are spread; fixed when the first run is made.
+        retention_us: how long a final run is kept; 0 for ever.
+        strict: refuse a server that may forget (evicts keys, or persists nothing) instead of
+            warning.
+        replicas: how many replicas have to confirm a batch before it counts.
+    """
+
+    shared = True
+    pushes = True
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        partitions: int = 1,
+        retention_us: int = 0,
+        strict: bool = False,
+        replicas: int = 0,
+        clock: Clock | None = None,
+    ) -> None:
+        self.address = address.shown
+        self._given_clock = clock
+        self._server_clock = ServerClock()
+        self.clock: Clock = clock or self._server_clock
+        self._transport = Transport(address)
+        self._partitions = [Partition(f"{{pk:{i}}}") for i in range(partitions)]
+        self._retention_us = retention_us
+        self._strict = strict
+        self._replicas = replicas
+        self._scripts: Scripts = scripts(flags=True, given_time=clock is not None)
+        self._first = 0
+        self._known: set[str] = set()
+        self._known_lock = threading.Lock()
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        await self._transport.open()
+        try:
+            await self._look_at_server()
+            for partition in self._partitions:
+                self._check_meta(
+                    await self._transport.call(
+                        self._scripts.beat, partition.tag, self._timed(["", 0, 1, *self._meta])
+                    )
+                )
+        except BaseException:
+            await self._transport.close()
+            raise
+
+    @property
+    def _meta(self) -> tuple[int, int]:
+        return SCHEMA, len(self._partitions)
+
+    def _check_meta(self, answer: Any) -> bool:
+        if not isinstance(answer, list):
+            return bool(answer)
+        schema, partitions = int(answer[0]), int(answer[1] or 1)
+        if schema != SCHEMA:
+            raise SchemaVersionError(
+                f"{self.address} has schema version {schema}, and this pikku knows version {SCHEMA}"
+            )
+        raise StoreError(
+            f"{self.address} was set up with {partitions} partitions, "
+            f"and this process asks for {len(self._partitions)}",
+            hint=f"write partitions={partitions} in the store URL, in every process",
+        )
+
+    async def _look_at_server(self) -> None:
+        """Learn what the server can do, and whether it may forget."""
+        dangers: list[str] = []
+        try:
+            info = await self._transport.info()
+        except StoreError as error:
+            log.warning("%s says nothing of itself, and is taken for 7.0: %s", self.address, error)
+            return
+        version = tuple(int(part) for part in str(info.get("redis_version", "7.0")).split(".")[:2])
+        if version < (7, 0):
+            self._scripts = scripts(flags=False, given_time=self._given_clock is not None)
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction" and int(info.get("maxmemory", 0)):
+            dangers.append(f"maxmemory-policy is {policy}, so it may delete runs when it is full")
+        if not int(info.get("aof_enabled", 0)):
+            if await self._transport.snapshots():
+                dangers.append("appendonly is off: a crash loses what came after the last snapshot")
+            else:
+                dangers.append("it persists nothing: a restart loses every run")
+        for danger in dangers:
+            if self._strict:
+                raise StoreUnsafeError(f"{self.address}: {danger}")
+            log.warning("%s: %s", self.address, danger)
+
+    async def close(self) -> None:
+        await self._transport.close()
+
+    # --- transitions ----------------------------------------------------------------------------
+
+    async def apply(self, session: str, ops: Sequence[Op], want: Mapping[str, int], /) -> Reply:
+        if len(self._partitions) == 1:
+            return await self._apply(self._partitions[0], session, ops, want)
+        return await self._apply_everywhere(session, ops, want)
+
+    async def _apply_everywhere(
+        self, session: str, ops: Sequence[Op], want: Mapping[str, int]
+    ) -> Reply:
+        count = len(self._partitions)
+        parts: list[list[tuple[int, Op]]] = [[] for _ in range(count)]
+        for place, op in enumerate(ops):
+            run_id: str | None = getattr(op, "run_id", None)
+            if run_id is not None:
+                parts[self._place(run_id)].append((place, op))
+            else:
+                for part in parts:
+                    part.append((place, op))
+        self._first = (self._first + 1) % count
+        shares = [
+            {
+                queue: number // count + ((i - self._first) % count < number % count)
+                for queue, number in want.items()
+            }
+            for i in range(count)
+        ]
+        replies = await asyncio.gather(
+            *(
+                self._apply(partition, session, [op for _, op in part], share)
+                for partition, part, share in zip(self._partitions, parts, shares, strict=True)
+            )
+        )
+        results: list[OpResult] = [OpResult("ok")] * len(ops)
+        for part, reply in zip(parts, replies, strict=True):
+            for (place, _), result in zip(part, reply.results, strict=True):
+                results[place] = result
+        told = [reply.next_due_us for reply in replies if reply.next_due_us != NOT_ASKED]
+        dues = [due for due in told if due is not None]
+        asked = len(told) == count
+        return Reply(
+            results,
+            [each for reply in replies for each in reply.claimed],
+            [each for reply in replies for each in reply.inbox],
+            (min(dues) if dues else None) if asked else min(dues, default=NOT_ASKED),
+            all(reply.session_alive for reply in replies),
+            [each for reply in replies for each in reply.jobs],
+            list(dict.fromkeys(each for reply in replies for each in reply.more)),
+        )
+
+    def _place(self, run_id: str) -> int:
+        return zlib.crc32(run_id.encode()) % len(self._partitions)
+
+    async def _apply(
+        self, partition: Partition, session: str, ops: Sequence[Op], want: Mapping[str, int]
+    ) -> Reply:
+        parts = _parts(ops)
+        if len(parts) == 1:
+            return await self._apply_part(partition, session, ops, want)
+        replies = [
+            await self._apply_part(partition, session, part, want if part is parts[-1] else {})
+            for part in parts
+        ]
+        return Reply(
+            [result for reply in replies for result in reply.results],
+            [each for reply in replies for each in reply.claimed],
+            [each for reply in replies for each in reply.inbox],
+            replies[-1].next_due_us,
+            replies[-1].session_alive,
+            [each for reply in replies for each in reply.jobs],
+            replies[-1].more,
+        )
+
+    async def _apply_part(
+        self, partition: Partition, session: str, ops: Sequence[Op], want: Mapping[str, int]
+    ) -> Reply:
+        starts = [op for op in ops if type(op) is CreateRun]
+        if not starts:
+            return await self._call(partition, session, ops, want)
+        # New work is refused by a server that is full, work under way is not: two scripts.
+        rest = [op for op in ops if type(op) is not CreateRun]
+        try:
+            begun = await self._call(partition, session, starts, want if not rest else {})
+        except StoreFullError as error:
+            begun = Reply([OpResult("error", error=error)] * len(starts), next_due_us=NOT_ASKED)
+        if not rest and begun.results and begun.results[0].error is None:
+            return begun
+        went_on = await self._call(partition, session, rest, want)
+        of_starts, of_rest = iter(begun.results), iter(went_on.results)
+        due = went_on.next_due_us if went_on.next_due_us != NOT_ASKED else begun.next_due_us
+        return Reply(
+            [next(of_starts if type(op) is CreateRun else of_rest) for op in ops],
+            [*begun.claimed, *went_on.claimed],
+            [*begun.inbox, *went_on.inbox],
+            due,
+            went_on.session_alive,
+            [*begun.jobs, *went_on.jobs],
+            went_on.more,
+        )
+
+    async def _call(
+        self, partition: Partition, session: str, ops: Sequence[Op], want: Mapping[str, int]
+    ) -> Reply:
+        talk = partition.talk(session)
+        starts = bool(ops) and type(ops[0]) is CreateRun
+        script = self._scripts.start if starts else self._scripts.work
+        sent = time.time_ns() // 1000
+        try:
+            try:
+                answer = await self._transport.call(
+                    script, partition.tag, self._arguments(talk, session, ops, want)
+                )
+            except LostAnswerError:
+                # Nobody knows whether it was carried out. Every operation may be repeated, and the
+                # next call is told what it has to answer again.
+                if talk.lost is None:
+                    talk.lost = talk.call_number
+                sent = time.time_ns() // 1000
+                answer = await self._transport.call(
+                    script, partition.tag, self._arguments(talk, session, ops, want)
+                )
+        except LostAnswerError:
+            if talk.lost is None:
+                talk.lost = talk.call_number
+            raise
+        results, claimed, jobs, inbox, next_due, alive, more, now_us = answer
+        if self._given_clock is None:
+            self._server_clock.learn(int(now_us), sent, time.time_ns() // 1000)
+        talk.lost = None
+        talk.mail_read = (talk.call_number, len(inbox)) if inbox else None
+        if self._replicas and ops:
+            await self._transport.commands(("WAIT", self._replicas, 1000))
+        return Reply(
+            [self._result(answer, op) for answer, op in zip(results, ops, strict=True)],
+            [run for each in claimed if (run := self._claimed(each)) is not None],
+            [said for word in inbox if (said := self._word(word)) is not None],
+            NOT_ASKED if next_due == b"-1" else int(next_due) if next_due else None,
+            bool(alive),
+            [job for each in jobs if (job := self._job(each)) is not None],
+            [each.decode() for each in more],
+        )
+
+    def _arguments(
+        self, talk: Talk, session: str, ops: Sequence[Op], want: Mapping[str, int]
+    ) -> list[Any]:
+        talk.call_number += 1
+        read = talk.mail_read
+        queues = len(want) - (MAIL in want)
+        arguments: list[Any] = [
+            session,
+            talk.call_number,
+            "" if talk.lost is None else talk.lost,
+            "" if read is None else read[0],
+            0 if read is None else read[1],
+            int(MAIL in want or talk.lost is not None),
+            queues,
+        ]
+        if queues:
+            for queue, count in want.items():
+                if queue != MAIL:
+                    arguments += (queue, count)
+        by = Caller(session.encode(), self.clock.now_us(), self._retention_us)
+        for op in ops:
+            arguments += encode_op(op, by)
+        return self._timed(arguments)
+
+    def _timed(self, arguments: list[Any]) -> list[Any]:
+        if self._given_clock is not None:
+            arguments.append(self._given_clock.now_us())
+        return arguments
+
+    def _result(self, answer: Any, op: Op) -> OpResult:
+        if isinstance(answer, int):
+            return result_of(answer)
+        code = answer[0]
+        if CODES[code] == "error":
+            text = answer[1].decode(errors="replace")
+            run_id = getattr(op, "run_id", "?")
+            error: Exception
+            if text.startswith("CORRUPT "):
+                error = CorruptStateError(f"run {run_id}: its record cannot be read: {text[8:]}")
+            else:
+                error = translated(Exception(text.removeprefix("ERR ")), self.address)
+            return OpResult("error", error=error)
+        try:
+            return OpResult(CODES[code], run_of(op.run_id, answer[1]))  # type: ignore[union-attr]
+        except CorruptStateError as error:
+            return OpResult("error", error=error)
+
+    def _claimed(self, parts: Any) -> LoadedRun | None:
+        try:
+            return loaded_of(parts)
+        except CorruptStateError as error:
+            run_id = parts[0].decode(errors="replace")
+            log.error("run %s: %s", run_id, error)
+            try:
+                return LoadedRun(run_of(run_id, parts[1]), (), error)
+            except CorruptStateError:
+                return None
+
+    def _word(self, word: bytes) -> Delivery | None:
+        try:
+            return delivery_of(word)
+        except CorruptStateError as error:
+            log.error("%s", error)
+            return None
+
+    def _job(self, parts: Any) -> Job | None:
+        try:
+            return job_of(parts)
+        except CorruptStateError as error:
+            log.error("run %s: %s", parts[0], error)
+            return None
+
+    # --- sessions and wake-ups ------------------------------------------------------------------
+
+    def beat(self, session: str, lease_us: int) -> bool:
+        with self._known_lock:
+            first = session not in self._known
+        alive = True
+        for partition in self._partitions:
+            answer = self._transport.call_blocking(
+                self._scripts.beat,
+                partition.tag,
+                self._timed([session, lease_us, int(first), *self._meta]),
+            )
+            alive = self._check_meta(answer) and alive
+        with self._known_lock:
+            self._known.add(session)
+        return alive
+
+    async def wait(self, session: str, queues: Sequence[str], seconds: float, /) -> str | None:
+        if len(self._partitions) == 1:
+            return await self._wait(self._partitions[0], session, queues, seconds)
+        tasks = [
+            asyncio.ensure_future(self._wait(partition, session, queues, seconds))
+            for partition in self._partitions
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            return next((name for task in done if (name := task.result()) is not None), None)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _wait(
+        self, partition: Partition, session: str, queues: Sequence[str], seconds: float
+    ) -> str | None:
+        tag = partition.tag
+        keys = [f"{tag}:m:in:{session}", *(f"{tag}:m:{queue}" for queue in queues)]
+        key = await self._transport.pop_marker(keys, seconds)
+        if key is None:
+            return None
+        name = key.decode()[len(tag) + 3 :]
+        return MAIL if name == f"in:{session}" else name
+
+    # --- reads ----------------------------------------------------------------------------------
+
+    def _partition_of(self, run_id: str) -> Partition:
+        return self._partitions[self._place(run_id)]
+
+    async def load_run(self, run_id: str) -> RunRecord | None:
+        partition = self._partition_of(run_id)
+        (flat,) = await self._transport.commands(("HGETALL", f"{partition.tag}:r:{run_id}"))
+        return run_of(run_id, _flat(flat)) if flat else None
+
+    async def load_steps(self, run_id: str) -> LoadedRun | None:
+        partition = self._partition_of(run_id)
+        parts = await self._transport.call(self._scripts.load, partition.tag, [run_id])
+        return loaded_of(parts) if parts else None
+
+    async def load_history(self, run_id: str) -> list[HistoryEntry]:
+        partition = self._partition_of(run_id)
+        (lines,) = await self._transport.commands(("LRANGE", f"{partition.tag}:h:{run_id}", 0, -1))
+        return [entry_of(line) for line in lines]
+
+    async def list_runs(self, wanted: RunFilter) -> list[RunRecord]:
+        found: list[tuple[bytes, RunRecord]] = []
+        for partition in self._partitions:
+            for index in _indexes(partition.tag, wanted):
+                found += await self._listed(partition, index, wanted)
+        found.sort(key=lambda each: (each[1].created_us, each[0]), reverse=True)
+        return [run for _, run in found[: wanted.limit]]
+
+    async def _listed(
+        self, partition: Partition, index: str, wanted: RunFilter
+    ) -> list[tuple[bytes, RunRecord]]:
+        found: list[tuple[bytes, RunRecord]] = []
+        newest = "+inf" if wanted.before_us is None else f"({wanted.before_us}"
+        offset = 0
+        while len(found) < wanted.limit:
+            page = min(PAGE, wanted.limit) if wanted.tag is None else PAGE
+            (members,) = await self._transport.commands(
+                ("ZREVRANGEBYSCORE", index, newest, "-inf", "LIMIT", offset, page)
+            )
+            offset += len(members)
+            if members:
+                flats = await self._transport.commands(
+                    *(("HGETALL", f"{partition.tag}:r:".encode() + each[15:]) for each in members)
+                )
+                for member, flat in zip(members, flats, strict=True):
+                    if flat:
+                        run = run_of(member[15:].decode(), _flat(flat))
+                        if _fits(run, wanted):
+                            found.append((member, run))
+            if len(members) < page:
+                break
+        return found
+
+    async def count_runs(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for partition in self._partitions:
+            answers = await self._transport.commands(
+                *(("ZCARD", f"{partition.tag}:ix:{status}") for status in RUN_STATUSES)
+            )
+            for status, count in zip(RUN_STATUSES, answers, strict=True):
+                if count:
+                    counts[status] = counts.get(status, 0) + count
+        return counts
+
+    async def examine(self) -> Examination:
+        now_us = 0
+        sessions: dict[str, int] = {}
+        queued: set[str] = set()
+        jobs: set[tuple[str, str, int]] = set()
+        timers: set[tuple[str, str, str]] = set()
+        kinds = {b"s": "sleep", b"r": "retry", b"t": "timeout"}
+        for partition in self._partitions:
+            answer = await self._transport.call(
+                self._scripts.examine, partition.tag, self._timed([])
+            )
+            now_us = max(now_us, int(answer[0]))
+            flat = answer[1]
+            for i in range(0, len(flat), 2):
+                name = flat[i].decode()
+                sessions[name] = max(sessions.get(name, 0), int(float(flat[i + 1])))
+            for runs in answer[2]:
+                queued.update(run_id.decode() for run_id in runs)
+            for entries in answer[3]:
+                for entry in entries:
+                    attempt = int.from_bytes(entry[:4], "little")
+                    end = 6 + int.from_bytes(entry[4:6], "little")
+                    jobs.add((entry[6:end].decode(), entry[end:].decode(), attempt))
+            for entry in answer[4]:
+                end = 3 + int.from_bytes(entry[1:3], "little")
+                timers.add((entry[3:end].decode(), entry[end:].decode(), kinds[entry[:1]]))
+        return Examination(now_us, sessions, frozenset(queued), frozenset(jobs), frozenset(timers))
+
+
+def _parts(ops: Sequence[Op]) -> list[Sequence[Op]]:
+    """*ops* in batches that a server takes in one call without holding up everybody else."""
+    parts: list[Sequence[Op]] = []
+    begin = total = 0
+    for place, op in enumerate(ops):
+        size = weight(op)
+        if total and total + size > CALL_CHARACTERS:
+            parts.append(ops[begin:place])
+            begin, total = place, 0
+        total += size
+    parts.append(ops[begin:] if begin else ops)
+    return parts
+
+
+def _flat(answer: Any) -> list[bytes]:
+    """A hash as a flat list, however the protocol's version hands it over."""
+    if isinstance(answer, dict):
+        return [part for pair in answer.items() for part in pair]
+    flat: list[bytes] = answer
+    return flat
+
+
+def _indexes(tag: str, wanted: RunFilter) -> list[str]:
+    if wanted.tag is not None:
+        return [f"{tag}:tag:{wanted.tag}"]
+    statuses = RUN_STATUSES if wanted.status is None else (wanted.status,)
+    if wanted.workflow is not None:
+        return [f"{tag}:wf:{status}:{wanted.workflow}" for status in statuses]
+    return [f"{tag}:ix:{status}" for status in statuses]
+
+
+def _fits(run: RunRecord, wanted: RunFilter) -> bool:
+    return (
+        (wanted.workflow is None or run.workflow == wanted.workflow)
+        and (wanted.status is None or run.status == wanted.status)
+        and (wanted.tag is None or wanted.tag in run.tags)
+    )
