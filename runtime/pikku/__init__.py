@@ -4,7 +4,7 @@ Applications import most names from their generated package; what is the same fo
 application comes from here.
 """
 
-from pikku._app import App, QueueService
+from pikku._app import App, QueueService, StoreQueueService
 from pikku._contexts import FunctionContext, StepContext, WorkflowFunctionContext
 from pikku._durations import Duration
 from pikku._error_info import ErrorInfo
@@ -20,9 +20,10 @@ from pikku._functions import (
     WorkflowAttributes,
     WorkflowRef,
 )
+from pikku._payloads import PayloadCodec
 from pikku._retry import Backoff
 from pikku._run import Run, SyncRun
-from pikku._settings import Config, EngineOptions
+from pikku._settings import Config, EngineOptions, Work
 from pikku._sync import SyncApp, SyncBoundWorkflow, sync_opener
 from pikku._workflow import StepFailure, WorkflowSteps, WorkflowWire
 from pikku.errors import (
@@ -41,8 +42,11 @@ __all__ = [
     "App",
     "Config",
     "EngineOptions",
+    "PayloadCodec",
     "QueueService",
     "Registry",
+    "Work",
+    "StoreQueueService",
     # what an author's code is given
     "FunctionContext",
     "StepContext",

@@ -7,8 +7,10 @@ import inspect
 import typing
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, cast
 
 from pikku._contexts import (
     FunctionContext,
@@ -16,8 +18,9 @@ from pikku._contexts import (
     WorkflowFunctionContext,
 )
 from pikku._functions import NO_INPUT, Registry, RpcAttributes, RpcRefAttributes
+from pikku._payloads import PayloadCodec
 from pikku._run import Run
-from pikku._settings import Config, EngineOptions, effective, project_folder
+from pikku._settings import Config, EngineOptions, Work, effective, project_folder
 from pikku._workflow import WorkflowWire
 from pikku.errors import (
     AppNotOpenError,
@@ -30,7 +33,9 @@ from pikku.errors import (
 if TYPE_CHECKING:
     from pikku._engine import Engine
     from pikku._history import RunInfo
+    from pikku._jobs import ClaimedJob
     from pikku._live import Flight
+    from pikku._processes import ProcessPool
     from pikku._records import RunStatus
     from pikku._replay import Replay
     from pikku.stores.base import Store
@@ -52,7 +57,20 @@ S_co = TypeVar("S_co", covariant=True)
 
 
 class QueueService(Protocol):
-    """What makes runs remote, as the attribute `queue_service` of the services."""
+    """What makes runs remote by being there, as the attribute `queue_service` of the services.
+
+    Where it is None, or the services have no such attribute, the settings decide.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class StoreQueueService:
+    """The store's own queues, for services that say themselves that runs are left to workers:
+
+        Services(database, queue_service=StoreQueueService())
+
+    It says what `queue_service = "store"` says in the settings, and holds nothing.
+    """
 
 
 class OpenApp:
@@ -145,6 +163,8 @@ class App(Generic[S_co]):
         store: str | None = None,
         services: Any = None,
         options: EngineOptions | None = None,
+        queue_service: Literal["none", "store"] | None = None,
+        work: Work | None = None,
     ) -> AbstractAsyncContextManager[Self]:
         """`async with app:` with some settings replaced.
 
@@ -152,11 +172,15 @@ class App(Generic[S_co]):
             store: the URL of the store, instead of the configured one.
             services: an object to use instead of what the services factory makes.
             options: how the engine works; the defaults are meant to be left alone.
+            queue_service: `"store"` leaves runs to workers, instead of what is configured.
+            work: be a worker, too, and take on this.
         """
 
         @asynccontextmanager
         async def opening() -> AsyncGenerator[Self, None]:
-            self._open = await self._opened({"store": store}, services, options)
+            self._open = await self._opened(
+                {"store": store, "queue_service": queue_service}, services, options, work=work
+            )
             try:
                 yield self
             finally:
@@ -172,6 +196,7 @@ class App(Generic[S_co]):
         *,
         store: Store | None = None,
         on_quiet: Callable[[int | None], None] | None = None,
+        work: Work | None = None,
         prepare: Callable[[OpenApp], None] | None = None,
     ) -> OpenApp:
         if self._open is not None and store is None:
@@ -194,16 +219,28 @@ class App(Generic[S_co]):
                 closing.push_async_callback(store.close)
             if services is None:
                 services = await self._make_services(config, closing)
-            if getattr(services, "queue_service", None) is not None:
+            store = _sealed(store, services)
+            remote = (
+                config.queue_service == "store"
+                or getattr(services, "queue_service", None) is not None
+            )
+            if remote and work is None and not store.shared:
                 raise SettingError(
-                    "the services have a queue_service, which would make runs remote",
-                    hint="this version executes runs where they are started: leave it None",
+                    f"runs are left to workers, and {store.address} is seen by no other process",
+                    hint="use a store that workers can reach, or leave the queue service out",
                 )
             opened = OpenApp(self.registry, services, config, origins, closing)
             contexts = Contexts(self, opened)
             opened.engine = Engine(
-                self.registry, store, contexts, options or EngineOptions(), on_quiet=on_quiet
+                self.registry,
+                store,
+                contexts,
+                options or EngineOptions(),
+                remote=remote,
+                work=work,
+                on_quiet=on_quiet,
             )
+            opened.engine.make_pool = partial(_process_pool, opened, self.package)
             closing.push_async_callback(opened.engine.close)
             if prepare is not None:
                 prepare(opened)
@@ -270,7 +307,8 @@ class App(Generic[S_co]):
         Raises:
             UnknownWorkflowError: no such workflow, with the nearest names.
             InvalidInputError: *data* does not fit its input; nothing was written.
-            PayloadError: *data* cannot be stored; nothing was written.
+            PayloadError: *data* cannot be stored, or is too large (`PayloadTooLargeError`);
+                nothing was written.
             RunIdError: *run_id* cannot be one.
             RunConflictError: the id belongs to another start.
             AppNotOpenError: outside `async with app:`.
@@ -336,6 +374,29 @@ def refuse_in_workflow_body(what: str) -> None:
         )
 
 
+def _sealed(store: Store, services: Any) -> Store:
+    """*store*, behind the codec of the services if they have one."""
+    codec: object = getattr(services, "payload_codec", None)
+    if codec is None:
+        return store
+    if not isinstance(codec, PayloadCodec):
+        raise ConfigurationError(
+            f"services.payload_codec is {codec!r}, which cannot seal and open text",
+            hint="give it the methods of pikku.PayloadCodec: seal(text) and open(text)",
+        )
+    from pikku.stores.sealed import SealedStore
+
+    return SealedStore(store, codec)
+
+
+def _process_pool(opened: OpenApp, package: str) -> ProcessPool:
+    from pikku._processes import ProcessPool
+
+    config = opened.config
+    overrides = {"store": config.store, "queue_service": config.queue_service}
+    return ProcessPool(opened.engine.loop, package, overrides)
+
+
 class _Wanted:
     """The `Cancellation` of a call outside any run."""
 
@@ -396,9 +457,11 @@ class Contexts:
         self._logger = ContextLogger
         self._recorder = RunRecorder
 
-    def function(self, run_id: str, flight: Flight, workflow: str) -> Any:
+    def function(self, run_id: str, flight: Flight | ClaimedJob, workflow: str) -> Any:
         ask = flight.ask
-        step = StepContext(run_id, ask.key, ask.name, flight.attempt, flight)
+        report = getattr(flight, "report", None)
+        told = {} if report is None else {"report": report}
+        step = StepContext(run_id, ask.key, ask.name, flight.attempt, flight, **told)
         extra = {
             "run_id": run_id,
             "workflow": workflow,
@@ -428,7 +491,10 @@ class Contexts:
 
     def workflow(self, run_id: str, name: str, replay: Replay) -> Any:
         app = self._app
-        recorder = self._recorder(app.registry, self._opened.engine.clock, replay)
+        engine = self._opened.engine
+        recorder = self._recorder(
+            app.registry, engine.clock, replay, engine.options.max_payload_bytes
+        )
         return app._workflow_context(
             self._opened.services,
             app._rpc_refs(),

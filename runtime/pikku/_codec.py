@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from pikku._payloads import refuse_sealed
 from pikku.errors import DeclarationError, InvalidInputError, PayloadError
 
 # `type` itself, for values of which the checker knows nothing.
@@ -39,6 +40,7 @@ class Codec(Protocol):
 
         Raises:
             PayloadError: if it does not fit the type (any more).
+            SealError: if it is sealed.
         """
         ...
 
@@ -72,6 +74,7 @@ class PlainCodec:
         try:
             return from_json(text, allow_inf_nan=False)
         except ValueError as error:
+            refuse_sealed(text, where)
             raise PayloadError(where, "value", f"the stored text is no JSON: {error}") from None
 
     def admit(self, data: Any, where: str) -> str:
@@ -131,6 +134,7 @@ class TypedCodec:
         try:
             return self._adapter.validate_json(text)
         except ValidationError as error:
+            refuse_sealed(text, where)
             path, problem = _problems(error)[0]
             raise PayloadError(
                 where, path, f"the stored value no longer fits its declared type: {problem}"
@@ -185,7 +189,13 @@ def digest(text: str) -> str:
 
 
 def first_difference(left: str, right: str) -> str | None:
-    """The path of the first value in which two JSON texts differ; the order of keys is none."""
+    """The path of the first value in which two JSON texts differ; the order of keys is none.
+
+    Raises:
+        SealError: if one of them is sealed.
+    """
+    for text in (left, right):
+        refuse_sealed(text, "the input")
 
     def walk(a: Any, b: Any, path: str) -> str | None:
         if _type_of(a) is dict and _type_of(b) is dict:

@@ -28,7 +28,7 @@ class Committer:
 
     Args:
         session: the session in whose name the operations are made, asked for at each call.
-        want: how many runs to claim from each queue; the caller may change it between calls.
+        want: what to fetch from each queue, asked for at each call of so many operations.
         on_reply: told of each reply after the operations' own results.
         on_idle: called when nothing is left to send.
         on_answered: called when somebody goes on with the answer to a request.
@@ -40,7 +40,7 @@ class Committer:
         store: Store,
         *,
         session: Callable[[], str],
-        want: Mapping[str, int],
+        want: Callable[[int], Mapping[str, int]],
         on_reply: Callable[[Reply], None],
         on_idle: Callable[[], None],
         on_answered: Callable[[], None],
@@ -142,7 +142,7 @@ class Committer:
             self._poked = False
             self.in_flight = True
             try:
-                reply = await apply(self._session(), ops, dict(self._want))
+                reply = await apply(self._session(), ops, self._want(len(ops)))
             except Exception as error:
                 await self._failed(ops, dones, error)
                 self.in_flight = False
@@ -173,7 +173,7 @@ class Committer:
 
     async def _send_alone(self, op: Op, done: Done) -> None:
         try:
-            reply = await self._store.apply(self._session(), [op], {})
+            reply = await self._store.apply(self._session(), [op], self._want(1))
         except Exception as error:
             await self._failed([op], [done], error)
         else:

@@ -8,22 +8,29 @@ import inspect
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pikku._bodies import Attempt, Bodies, End, Plan, trimmed_traceback
 from pikku._clock import Alarm
 from pikku._codec import first_difference
 from pikku._committer import Committer
 from pikku._error_info import ErrorInfo
-from pikku._functions import Func, Registry, WiredWorkflow
+from pikku._functions import Registry, WiredWorkflow
 from pikku._ids import check_run_id, new_run_id
+from pikku._intake import Intake
+from pikku._jobs import ClaimedJob, Jobs
 from pikku._live import Flight, LiveRun
 from pikku._loop import GeneratorHooks
+from pikku._payloads import check_size, is_sealed
+from pikku._progress import ProgressReports
 from pikku._records import (
     FINAL_STATUSES,
+    NOT_ASKED,
     CancelRun,
+    Commit,
     CreateRun,
+    Delivery,
     FireTimers,
     LoadedRun,
     OpResult,
@@ -36,39 +43,43 @@ from pikku._records import (
     Settle,
 )
 from pikku._replay import Ask, Replay
+from pikku._results import Results
 from pikku._session import FOREVER_SECONDS, Session
-from pikku._settings import EngineOptions
+from pikku._settings import EngineOptions, Work
 from pikku.errors import (
     LeaseLostError,
-    ResultTimeoutError,
+    PoisonedStepError,
     RunConflictError,
     RunNotFoundError,
     RunStateError,
     StoreError,
-    StoreUnavailableError,
 )
-from pikku.stores.base import INLINE_QUEUE, Store
+from pikku.stores.base import DEFAULT_QUEUE, Store
+
+if TYPE_CHECKING:
+    from pikku._processes import ProcessPool
 
 log = logging.getLogger("pikku")
 
-GO_ON = "the run goes on when a process opens the app again"
 SWEEP_SECONDS = 1.0
 DEPLOYS_EVERY = 10  # sweeps
-WATCH_SECONDS = 0.1
 RELEASE_SECONDS = 5.0
-CLAIM_AT_ONCE = 50
-REMEMBERED_ENDS = 1000
 
 
 class Contexts(Protocol):
     """Makes the `ctx` objects; the app's side."""
 
-    def function(self, run_id: str, flight: Flight, workflow: str) -> Any: ...
+    def function(self, run_id: str, flight: Flight | ClaimedJob, workflow: str) -> Any: ...
     def workflow(self, run_id: str, name: str, replay: Replay) -> Any: ...
 
 
 class Engine:
-    """Starts, executes, follows and recovers runs in one process on one event loop."""
+    """Starts, executes, follows and recovers runs in one process on one event loop.
+
+    Args:
+        remote: whether the runs that it starts are executed by workers.
+        work: what this process takes on as a worker, if it is one.
+    """
 
     def __init__(
         self,
@@ -77,6 +88,8 @@ class Engine:
         contexts: Contexts,
         options: EngineOptions,
         *,
+        remote: bool = False,
+        work: Work | None = None,
         on_quiet: Callable[[int | None], None] | None = None,
     ) -> None:
         self.registry = registry
@@ -85,15 +98,16 @@ class Engine:
         self.options = options
         self.loop = asyncio.get_running_loop()
         self.draining = False
+        self.handed_back = 0
         self.on_execute: Callable[[str, str], None] | None = None
         self.on_recorded: Callable[[str, str], None] | None = None
         self.fakes: dict[str, Callable[..., Any]] = {}
+        self.make_pool: Callable[[], ProcessPool] | None = None
+        self._pool: ProcessPool | None = None
         self._contexts = contexts
         self._on_quiet = on_quiet
         self._live: dict[str, LiveRun] = {}
         self._idle: OrderedDict[str, LiveRun] = OrderedDict()
-        self._ended: OrderedDict[str, Settle] = OrderedDict()
-        self._results: dict[str, list[asyncio.Future[Settle]]] = {}
         self._main: asyncio.Task[None] | None = None
         self._next_due: int | None = None
         self._alarm: Alarm | None = None
@@ -102,28 +116,64 @@ class Engine:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._closed = False
         self._renewing = False
-        self._want = {INLINE_QUEUE: CLAIM_AT_ONCE}
+        self._sweeping = False
+        self.remote = remote
+        self.work = work
+        self.placed: set[Flight] = set()
+        error = PoisonedStepError(
+            f"the step lost its process in {options.max_lost_attempts} attempts"
+        )
+        self.poisoned = ErrorInfo.of(error)
+        self._reap = ReapSessions(
+            max_lost=options.max_lost_attempts, poisoned=self.poisoned.to_json()
+        )
         self._hooks = GeneratorHooks()
         lease = options.lease_seconds if store.shared else FOREVER_SECONDS
-        self._session = Session(store, self.loop, lease_seconds=lease, on_lost=self._session_lost)
+        self._session = Session(
+            store,
+            self.loop,
+            lease_seconds=lease,
+            loop_grace_seconds=options.loop_grace_seconds,
+            on_lost=self._session_lost,
+            on_stuck=None if work is None else work.on_stuck,
+        )
         self.bodies = Bodies(
             self.loop,
             self.clock,
-            options.threads,
+            options.threads if work is None else max(options.threads, work.concurrency),
             may_begin=lambda: not self._session.expired,
             on_fenced=self._session_lost,
-            on_quiet=self._quiet_soon,
+            on_quiet=self._bodies_quiet,
+            max_payload_bytes=options.max_payload_bytes,
+        )
+        self.intake = Intake(
+            store,
+            registry,
+            work,
+            moving=lambda: len(self._live) - len(self._idle),
+            executing=lambda: (len(self.placed) + self.jobs.count, self.jobs.open_to_all),
         )
         self._committer = Committer(
             store,
             session=lambda: self._session.id,
-            want=self._want,
+            want=self._wanted,
             on_reply=self._on_reply,
             on_idle=self._quiet,
             on_answered=self._quiet_soon,
             busy=lambda: self.bodies.busy,
         )
         self.submit = self._committer.submit
+        self.results = Results(store, self._committer, self._live, self._quiet_soon)
+        self.progress = ProgressReports(self.loop, self.submit)
+        self.jobs = Jobs(
+            registry,
+            self.bodies,
+            submit=self.submit,
+            begin=self._begin_job,
+            on_execute=self._tell_execute,
+            on_recorded=self._tell_recorded,
+            clock=self.loop.time,
+        )
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -135,21 +185,30 @@ class Engine:
         """
         await asyncio.to_thread(self._session.open)
         self._main = self.loop.create_task(self._committer.run(), name="pikku-committer")
-        await self._committer.request(ReapSessions())
+        self.intake.look_again()
+        await self._committer.request(self._reap)
+        self.intake.look_everywhere()
         await self._committer.request(FireTimers())
         await self._resume_deployed()
         if self.store.shared:
             self._sweep = self.loop.call_later(SWEEP_SECONDS, self._swept)
+        self.intake.listen(lambda: self._session.id, self._committer.poke)
 
     async def _resume_deployed(self) -> None:
         """Open the runs that were suspended for want of a function that is here now."""
-        waiting = await self.store.list_runs(RunFilter(status="suspended", limit=1000))
-        for run in waiting:
-            if run.suspend_reason == "missing_function" and self._has_what_missed(run):
-                await self._committer.request(ResumeRun(run.run_id))
+        try:
+            waiting = await self.store.list_runs(RunFilter(status="suspended", limit=1000))
+            for run in waiting:
+                if run.suspend_reason == "missing_function" and self._has_what_missed(run):
+                    self.intake.look_everywhere()
+                    await self._committer.request(ResumeRun(run.run_id))
+        except StoreError as error:
+            log.warning("looking for suspended runs: %s", error)
 
     def _has_what_missed(self, run: RunRecord) -> bool:
         if run.workflow not in self.registry.workflows or run.error is None:
+            return False
+        if is_sealed(run.error):
             return False
         error = ErrorInfo.from_json(run.error)
         _, _, missing = error.message.partition("unknown function ")
@@ -161,17 +220,22 @@ class Engine:
             return
         self._closed = True
         self.draining = True
-        self._want.clear()
+        self.intake.close()
+        self.progress.close()
+        self.jobs.close()
+        self.jobs.hand_back(begun=False)
         for handle in (self._sweep, self._alarm):
             if handle is not None:
                 handle.cancel()
         for live in list(self._live.values()):
             live.advance()
         until = self.loop.time() + (self.options.drain_seconds if drain else 0.0)
-        while any(live.moving for live in self._live.values()) and self.loop.time() < until:
+        while self.in_flight and self.loop.time() < until:
             await self.bodies.wait_until_quiet(until - self.loop.time())
             await asyncio.sleep(0.001)
         until = self.loop.time() + self.options.lease_seconds
+        self.handed_back = self.in_flight
+        self.jobs.hand_back(begun=True)
         while any(live.moving for live in self._live.values()) and self.loop.time() < until:
             for live in list(self._live.values()):
                 live.hand_back()
@@ -183,14 +247,16 @@ class Engine:
         for live in list(self._live.values()):
             live.drop()
         self.bodies.close()
+        if self._pool is not None:
+            await self._pool.close()
         self._hooks.remove()
         await asyncio.to_thread(self._session.close)
-        for waiting in self._results.values():
-            for future in waiting:
-                if not future.done():
-                    future.set_exception(
-                        StoreUnavailableError("the app was closed meanwhile", hint=GO_ON)
-                    )
+        self.results.close()
+
+    @property
+    def in_flight(self) -> int:
+        """How many runs and jobs have something under way in this process."""
+        return sum(live.moving for live in self._live.values()) + self.jobs.count
 
     async def _wait_for_committer(self, until: float) -> None:
         """Let what was sent be answered; a store that stays silent is left alone, and the lease
@@ -207,6 +273,10 @@ class Engine:
         """Stop as a dying process would: nothing more is recorded, no lease is given back."""
         self._closed = True
         self.draining = True
+        self.intake.close()
+        self.progress.close()
+        self.jobs.close()
+        self.jobs.drop()
         if self._main is not None:
             self._main.cancel()
         for handle in (self._sweep, self._alarm):
@@ -220,6 +290,8 @@ class Engine:
             task.cancel()
         self._live.clear()
         self.bodies.close()
+        if self._pool is not None:
+            self._pool.kill()
         self._hooks.remove()
         self._session.close()
 
@@ -238,11 +310,14 @@ class Engine:
         wait: bool,
         started_by: str | None = None,
     ) -> str:
-        """Create a run and execute it here, or find the one that was there; its id.
+        """Create a run, or find the one that was there; its id. A remote run is left to the
+        workers; another one is executed here.
 
         With *wait*, returns when it is final, or when no task of it can move before a timer or
         some word from outside.
         """
+        limit = self.options.max_payload_bytes
+        check_size(text, limit, f"the input of workflow {wired.name!r}")
         run_id = new_run_id() if run_id is None else check_run_id(run_id)
         under_way: asyncio.Future[OpResult | None] = self.loop.create_future()
 
@@ -250,7 +325,11 @@ class Engine:
             # Begun here and not after an await, so that a caller who is cancelled meanwhile
             # leaves no run behind that nobody executes.
             run = result.run
-            if result.code == "ok" and run is not None and run.owner == self._session.id:
+            ours = run is not None and run.owner == self._session.id
+            if result.code == "exists" and ours and run_id not in self._live:
+                # The answer to this very start was lost, and the run waits here for its first turn.
+                self._spawn(self._take_up(run_id))
+            if run is not None and ours and result.code == "ok":
                 live = LiveRun(self, LoadedRun(run, ()), wired)
                 self._live[run.run_id] = live
                 if wait:
@@ -266,8 +345,8 @@ class Engine:
             wired.name,
             text,
             "",
-            True,
-            True,
+            not self.remote,
+            not self.remote,
             wired.tags,
             started_by,
             wired.workflow.timeout_us,
@@ -280,12 +359,18 @@ class Engine:
             _check_same_start(result.run, wired.name, text)
         return run_id
 
+    async def _take_up(self, run_id: str) -> None:
+        loaded = await self.store.load_steps(run_id)
+        if loaded is not None and loaded.run.owner == self._session.id:
+            self._take_over(loaded)
+
     async def cancel(self, run_id: str, reason: str) -> None:
         """Ask a run to unwind; a final run stays as it is.
 
         Raises:
             RunNotFoundError: if there is none.
         """
+        self.intake.look_everywhere()
         result = await self._committer.request(CancelRun(run_id, reason))
         if result.code == "not_found":
             raise RunNotFoundError(run_id, store=self.store.address)
@@ -297,6 +382,7 @@ class Engine:
             RunNotFoundError: if there is none.
             RunStateError: if it has ended.
         """
+        self.intake.look_everywhere()
         result = await self._committer.request(ResumeRun(run_id))
         if result.code == "not_found":
             raise RunNotFoundError(run_id, store=self.store.address)
@@ -307,52 +393,6 @@ class Engine:
                     f"run {run_id} is {run.status} and cannot be resumed",
                     hint="start another run",
                 )
-
-    async def result(self, run_id: str, timeout_us: int | None) -> Settle:
-        """How the run ended, once it has.
-
-        Raises:
-            RunNotFoundError: if there is no such run.
-            ResultTimeoutError: if it has not ended in time.
-        """
-        if timeout_us is None:
-            return await self._result(run_id)
-        try:
-            async with asyncio.timeout(timeout_us / 1e6):
-                return await self._result(run_id)
-        except TimeoutError:
-            raise ResultTimeoutError(
-                f"run {run_id} did not end within {timeout_us / 1e6:g} s"
-            ) from None
-
-    async def _result(self, run_id: str) -> Settle:
-        while True:
-            if (ended := self._ended.get(run_id)) is not None:
-                return ended
-            if self._closed:
-                raise StoreUnavailableError("the app was closed meanwhile", hint=GO_ON)
-            if run_id in self._live:
-                future: asyncio.Future[Settle] = self.loop.create_future()
-                self._results.setdefault(run_id, []).append(future)
-                self._quiet_soon()
-                try:
-                    settle = await future
-                finally:
-                    waiting = self._results.get(run_id)
-                    if waiting is not None and future in waiting:
-                        waiting.remove(future)
-                        if not waiting:
-                            del self._results[run_id]
-                if settle.status in FINAL_STATUSES:
-                    return settle
-                continue
-            run = await self.store.load_run(run_id)
-            if run is None:
-                raise RunNotFoundError(run_id, store=self.store.address)
-            if run.status in FINAL_STATUSES:
-                return Settle(run.status, run.output, run.error, run.cancel_reason)
-            if run_id not in self._live:
-                await asyncio.sleep(WATCH_SECONDS)
 
     # --- what live runs ask of the engine -------------------------------------------------------
 
@@ -369,10 +409,36 @@ class Engine:
                 "error": list(error),
                 "step_name": ask.name,
                 "attempt_count": attempts,
-            }
+            },
+            ensure_ascii=False,
         )
         where = f"handler {handler.name!r} of step {ask.name!r}"
-        return Plan(handler, None, data, handler.declaration.output, handler.policy, None, where)
+        return Plan(
+            handler,
+            None,
+            data,
+            handler.declaration.output,
+            handler.policy,
+            None,
+            where,
+            handler.queue,
+            handler.queue is not None or handler.dispatch == "queue",
+        )
+
+    def place(self, flight: Flight) -> bool:
+        """Whether a step of a remote run is executed here, by the run's owner; else it crosses its
+        queue. Takes a slot for it."""
+        plan: Plan = flight.ask.plan
+        if plan.func is None:
+            return True
+        if plan.crosses or flight.lost or not self.jobs.open_to_all:
+            return False
+        if self.work is None or not self.intake.serves(DEFAULT_QUEUE):
+            return False
+        if len(self.placed) + self.jobs.count >= self.work.concurrency:
+            return False
+        self.placed.add(flight)
+        return True
 
     def execute(self, live: LiveRun, flight: Flight) -> None:
         """Begin the body of an attempt that is recorded as running."""
@@ -384,7 +450,7 @@ class Engine:
             self.on_execute(flight.ask.key, flight.ask.name)
         begin: Callable[[Attempt], None]
         if plan.func is not None:
-            begin = functools.partial(self._begin_function, plan.func, live, flight)
+            begin = functools.partial(self._begin_step, live, flight)
         elif not flight.lost and self.bodies.open_to_all:
             made = self.bodies.call(plan)
             if isinstance(made, End):
@@ -396,10 +462,20 @@ class Engine:
         attempt = Attempt(plan, functools.partial(live.ended, flight), flight)
         self.bodies.start(attempt, begin, alone=flight.lost > 0)
 
+    def _begin_step(self, live: LiveRun, flight: Flight, attempt: Attempt) -> None:
+        flight.report = self.progress.reporter(live.run_id, flight.ask.key, flight.attempt)
+        self._begin_function(live.run_id, live.wired.name, flight, attempt)
+
+    def _begin_job(self, job: ClaimedJob, attempt: Attempt) -> None:
+        job.report = self.progress.reporter(job.run_id, job.ask.key, job.attempt)
+        self._begin_function(job.run_id, job.workflow, job, attempt)
+
     def _begin_function(
-        self, func: Func[Any, Any], live: LiveRun, flight: Flight, attempt: Attempt
+        self, run_id: str, workflow: str, flight: Flight | ClaimedJob, attempt: Attempt
     ) -> None:
-        context = self._contexts.function(live.run_id, flight, live.wired.name)
+        func = attempt.plan.func
+        assert func is not None
+        context = self._contexts.function(run_id, flight, workflow)
         declaration = func.declaration
         plan = attempt.plan
 
@@ -417,10 +493,36 @@ class Engine:
 
         if (fake := self.fakes.get(func.name)) is not None:
             self.bodies.begin_coroutine(attempt, run_fake(fake))
+        elif func.executor == "process":
+            self._begin_process(run_id, workflow, flight, attempt)
         elif func.is_async:
             self.bodies.begin_coroutine(attempt, run_async())
         else:
             self.bodies.begin_thread(attempt, lambda: func.func(*arguments()))
+
+    def _begin_process(
+        self, run_id: str, workflow: str, flight: Flight | ClaimedJob, attempt: Attempt
+    ) -> None:
+        from pikku._processes import Call
+
+        plan, ask = attempt.plan, flight.ask
+        assert plan.func is not None
+        assert self.make_pool is not None
+        if self._pool is None:
+            self._pool = self.make_pool()
+        name, key = ask.name, ask.key
+        call = Call(
+            plan.func.name, plan.data, run_id, workflow, key, name, flight.attempt, plan.where
+        )
+        self.bodies.begin_process(attempt, self._pool, call)
+
+    def _tell_execute(self, key: str, name: str) -> None:
+        if self.on_execute is not None:
+            self.on_execute(key, name)
+
+    def _tell_recorded(self, key: str, name: str) -> None:
+        if self.on_recorded is not None:
+            self.on_recorded(key, name)
 
     def error_info(self, error: BaseException) -> ErrorInfo:
         """The record of what a workflow function raised."""
@@ -441,14 +543,9 @@ class Engine:
     def left(self, live: LiveRun, settle: Settle) -> None:
         """The run has ended, is suspended or parked."""
         if settle.status in FINAL_STATUSES:
-            self._ended[live.run_id] = settle
-            if len(self._ended) > REMEMBERED_ENDS:
-                self._ended.popitem(last=False)
-        waiting = self._results.pop(live.run_id, ())
+            self.results.ended(live.run_id, settle)
+        self.results.tell(live.run_id, settle)
         self.forget(live)
-        for future in waiting:
-            if not future.done():
-                future.set_result(settle)
 
     def forget(self, live: LiveRun) -> None:
         """The run is not in this process any more."""
@@ -456,10 +553,8 @@ class Engine:
             del self._live[live.run_id]
         self._idle.pop(live.run_id, None)
         self._started(live)
-        if live.run_id in self._results and not self._closed:
-            for future in self._results.pop(live.run_id):
-                if not future.done():
-                    future.set_result(Settle("running"))
+        if not self._closed:
+            self.results.tell(live.run_id, Settle("running"))
 
     def reload(self, live: LiveRun) -> None:
         """Fetch what others have recorded for the run, and have it replayed."""
@@ -511,22 +606,32 @@ class Engine:
         if not reply.session_alive and not self._closed:
             self._session_lost()
             return
+        self.intake.learn(reply)
+        if reply.jobs:
+            self.jobs.receive(list(reply.jobs))
         if reply.claimed:
             for loaded in reply.claimed:
                 try:
                     self._take_over(loaded)
                 except Exception:
                     log.critical("run %s: a bug in pikku", loaded.run.run_id, exc_info=True)
-            if len(reply.claimed) == CLAIM_AT_ONCE:
-                self._committer.poke()
         if reply.inbox:
             for delivery in reply.inbox:
-                live = self._live.get(delivery.run_id)
-                if live is not None:
-                    self._idle.pop(delivery.run_id, None)
-                    live.receive(delivery)
-        if reply.next_due_us != self._next_due:
+                self._receive(delivery)
+        if reply.next_due_us not in (self._next_due, NOT_ASKED):
             self._set_alarm(reply.next_due_us)
+
+    def _receive(self, delivery: Delivery) -> None:
+        if delivery.what == "stop":
+            self.jobs.stop(delivery)
+        elif delivery.what == "ended":
+            self.results.told(delivery)
+        elif (live := self._live.get(delivery.run_id)) is not None:
+            self._idle.pop(delivery.run_id, None)
+            live.receive(delivery)
+
+    def _wanted(self, ops: int) -> Mapping[str, int]:
+        return {} if self._closed else self.intake.wanted(ops)
 
     def _take_over(self, loaded: LoadedRun) -> None:
         run = loaded.run
@@ -537,12 +642,19 @@ class Engine:
         if wired is None:
             self._spawn(self._suspend_unknown(run))
             return
+        if loaded.fault is not None:
+            self._end_corrupt(run, loaded.fault)
+            return
         live = LiveRun(self, loaded, wired)
         self._live[run.run_id] = live
         live.begin()
 
+    def _end_corrupt(self, run: RunRecord, fault: Exception) -> None:
+        """A run whose records cannot be read ends, and is kept for inspection."""
+        settle = Settle("failed", error=ErrorInfo.of(fault).to_json())
+        self.submit(Commit(run.run_id, run.turn + 1, None, (), (), (), settle), lambda result: None)
+
     async def _suspend_unknown(self, run: RunRecord) -> None:
-        from pikku._records import Commit
         from pikku.errors import UnknownWorkflowError
 
         error = UnknownWorkflowError(run.workflow, self.registry.workflows)
@@ -568,32 +680,50 @@ class Engine:
             self.submit(FireTimers(), self._fired)
 
     def _fired(self, result: OpResult) -> None:
+        self.intake.look_everywhere()
         self._committer.poke()
 
     def _swept(self) -> None:
         """What an event would have told, had it not been lost with its process."""
         if self._closed:
             return
-        if self._committer.idle:
-            self.submit(ReapSessions(), lambda result: None)
-            self.submit(FireTimers(), lambda result: None)
+        if not self._sweeping:
+            self._sweeping = True
+            self.intake.look_everywhere()
+            self.submit(self._reap, lambda result: None)
+            self.submit(FireTimers(), self._sweep_answered)
         self._sweeps += 1
         if self._sweeps % DEPLOYS_EVERY == 0:
             self._spawn(self._resume_deployed())
         self._sweep = self.loop.call_later(SWEEP_SECONDS, self._swept)
+
+    def _sweep_answered(self, result: OpResult) -> None:
+        self._sweeping = False
+
+    def _bodies_quiet(self) -> None:
+        self.jobs.next_alone()
+        self._quiet_soon()
 
     def _quiet_soon(self) -> None:
         if self._on_quiet is not None:
             self.loop.call_soon(self._quiet)
 
     def _quiet(self) -> None:
+        if not self._closed and self.intake.worth_a_call:
+            self._committer.poke()
+            return
         if self._on_quiet is not None and not self._closed and self.is_quiet:
             self._on_quiet(self._next_due)
 
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is under way: every run waits for a timer or a word."""
-        return self._committer.idle and not self.bodies.busy and not self._tasks
+        return (
+            self._committer.idle
+            and not self.bodies.busy
+            and not self._tasks
+            and not self.jobs.count
+        )
 
     def _session_lost(self) -> None:
         """Others own our runs now: drop them all, and go on under a new name."""
@@ -603,6 +733,8 @@ class Engine:
         log.error("%s", LeaseLostError("the lease of this process ran out"))
         for live in list(self._live.values()):
             live.drop()
+        self.jobs.drop()
+        self.placed.clear()
         self._spawn(self._renew())
 
     async def _renew(self) -> None:
@@ -614,7 +746,8 @@ class Engine:
                 await asyncio.sleep(SWEEP_SECONDS)
             else:
                 self._renewing = False
-                self.submit(ReapSessions(), lambda result: None)
+                self.intake.look_again()
+                self.submit(self._reap, lambda result: None)
                 return
 
 

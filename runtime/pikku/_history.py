@@ -41,7 +41,7 @@ class RunInfo:
             run.status,
             _value(run.input),
             _value(run.output),
-            ErrorInfo.from_json(run.error) if run.error else None,
+            ErrorInfo.shown(run.error) if run.error else None,
             run.tags,
             run.inline,
             run.run_attempt,

@@ -11,12 +11,15 @@ import asyncio
 import functools
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pikku._bodies import End, Plan, trimmed_traceback
 from pikku._clock import Alarm
 from pikku._error_info import ErrorInfo
 from pikku._functions import WiredWorkflow
+from pikku._jobs import pack_job
+from pikku._payloads import check_size
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
@@ -40,10 +43,11 @@ from pikku.errors import (
     NonDeterminismError,
     PayloadError,
     PikkuError,
-    PoisonedStepError,
     RunTimeoutError,
+    SealError,
     UnknownFunctionError,
 )
+from pikku.stores.base import DEFAULT_QUEUE
 
 if TYPE_CHECKING:
     from pikku._engine import Engine
@@ -58,7 +62,7 @@ HANDLER_SUFFIX = " (on_error)"
 class Flight:
     """One attempt of a step, from its decision to the record of its outcome."""
 
-    __slots__ = ("ask", "attempt", "called_off", "failures", "lost", "requested")
+    __slots__ = ("ask", "attempt", "called_off", "failures", "known", "lost", "report", "requested")
 
     def __init__(self, ask: Ask, attempt: int, failures: int, lost: int) -> None:
         self.ask = ask
@@ -67,6 +71,8 @@ class Flight:
         self.lost = lost
         self.requested = False  # asked to stop, by a timeout or a cancel
         self.called_off = False  # the run was cancelled: no further attempt
+        self.report: Callable[[float, str], None] | None = None
+        self.known: tuple[int, int] | None = None
 
     def write(
         self,
@@ -77,6 +83,8 @@ class Flight:
         wait_us: int | None = None,
         until_us: int | None = None,
         deliver: bool = False,
+        queue: str | None = None,
+        job: str | None = None,
     ) -> StepWrite:
         """The record of this attempt in *status*."""
         ask = self.ask
@@ -96,6 +104,9 @@ class Flight:
             wait_us,
             until_us,
             deliver,
+            queue,
+            job,
+            queue is not None and ask.plan.on_error is not None,
         )
 
     def next(self, *, failed: bool) -> Flight:
@@ -122,6 +133,7 @@ class LiveRun:
         self._arrived: deque[tuple[Flight, End]] = deque()
         self._external: dict[int, Outcome | None] = {}
         self._retries: set[str] = set()
+        self._to_handle: list[Delivery] = []
         self._load(loaded)
 
     def _load(self, loaded: LoadedRun) -> None:
@@ -140,6 +152,7 @@ class LiveRun:
         self._starting: list[Flight] = []
         self._waiting: dict[str, Flight] = {}
         self._failed: dict[str, Flight] = {}
+        self._away: dict[str, Flight] = {}
         if run.cancel_us is not None:
             self._cancel = (run.cancel_kind or "cancel", run.cancel_reason or "")
 
@@ -169,8 +182,18 @@ class LiveRun:
 
     def receive(self, delivery: Delivery) -> None:
         """A word from the store about something that others recorded."""
+        try:
+            self._take_in(delivery)
+        except Exception as error:
+            self._broken(error)
+        else:
+            self.advance()
+
+    def _take_in(self, delivery: Delivery) -> None:
         if delivery.what == "retry":
             self._retries.add(delivery.key)
+        elif delivery.what == "handle":
+            self._to_handle.append(delivery)
         elif delivery.what == "cancel":
             kind: CancelKind = "timeout" if delivery.key == "timeout" else "cancel"
             self._cancel = (kind, delivery.error or "")
@@ -178,9 +201,13 @@ class LiveRun:
         else:
             error = ErrorInfo.from_json(delivery.error) if delivery.error else None
             self._external[delivery.number] = Outcome(
-                delivery.key, delivery.status == "failed", delivery.result, NOT_DECODED, error, 1
+                delivery.key,
+                delivery.status == "failed",
+                delivery.result,
+                NOT_DECODED,
+                error,
+                delivery.attempt,
             )
-        self.advance()
 
     def park(self) -> None:
         """Leave memory, unless something has come in meanwhile."""
@@ -192,7 +219,7 @@ class LiveRun:
         if self._busy or self.gone:
             return
         for flight in self._flights.values():
-            flight.requested = True
+            self._stop(flight)
             following = flight.next(failed=False)
             self._entries.append(HistoryEntry("handed_back", flight.ask.key, flight.attempt, None))
             self._ends.append(following.write("scheduled"))
@@ -208,8 +235,14 @@ class LiveRun:
             self._cleanup.cancel()
         self._replay.discard()
         for flight in self._flights.values():
-            flight.requested = True
+            self._stop(flight, hard=True)
         self._engine.forget(self)
+
+    def _stop(self, flight: Flight, *, hard: bool = False) -> None:
+        """Nobody waits for the attempt any more; *hard*: nor for its outcome to be recorded."""
+        flight.requested = True
+        self._engine.placed.discard(flight)
+        self._engine.bodies.called_off(flight, hard=hard)
 
     def abandon(self) -> None:
         """Be gone as with a dying process."""
@@ -240,14 +273,21 @@ class LiveRun:
             self._broken(error)
 
     def _broken(self, error: Exception) -> None:
-        """A bug of ours: the run stands still, with all that is recorded, until it is resumed."""
-        log.critical("run %s is suspended by a bug in pikku", self.run_id, exc_info=error)
+        """A bug of ours, or a value that cannot be opened: the run stands still, with all that is
+        recorded, until it is resumed."""
+        if isinstance(error, SealError):
+            log.error("run %s of %r: %s", self.run_id, self.wired.name, error)
+        else:
+            log.critical("run %s is suspended by a bug in pikku", self.run_id, exc_info=error)
         if self._busy:
             self._bug = error
             return
         self._ends, self._entries, self._held = [], [], []
         self._replay.delivered -= self._delivered_here
         self._delivered_here = 0
+        if isinstance(error, SealError):
+            self._suspend("unreadable", error)
+            return
         bug = error if isinstance(error, InternalError) else InternalError(repr(error))
         info = ErrorInfo.of(bug, traceback=trimmed_traceback(error))
         self._commit(Settle("suspended", error=info.to_json(), reason="internal_error"))
@@ -269,6 +309,8 @@ class LiveRun:
                         self._classify(ask)
                 if self._retries:
                     self._start_retries()
+                if self._to_handle:
+                    self._start_handlers()
             if not self._arrived:
                 break
             flight, end = self._arrived.popleft()
@@ -294,6 +336,7 @@ class LiveRun:
             return True
         outcome = replay.recorded_outcome(number) or self._external.pop(number, None)
         if outcome is not None:
+            self._away.pop(outcome.key, None)
             replay.deliver(outcome)
             return True
         if number <= replay.recorded_deliveries:
@@ -313,7 +356,8 @@ class LiveRun:
             if (flight := self._flights.get(ask.key)) is not None:
                 flight.ask = ask
         for flight in self._flights.values():
-            flight.requested = flight.called_off = True
+            flight.called_off = True
+            self._stop(flight)
         now = self._engine.clock.now_us()
         requested = self._run.cancel_us or now
         due = requested + self._engine.options.cleanup_timeout_us
@@ -344,6 +388,8 @@ class LiveRun:
         elif record is None:
             if ask.kind == "side_effect":
                 flight = Flight(ask, 1, 0, 0)
+                now = self._engine.clock.now_us()
+                flight.known = (now, now)
                 self._flights[ask.key] = flight
                 self._arrived.append((flight, ask.plan()))
             elif ask.kind == "sleep":
@@ -355,6 +401,11 @@ class LiveRun:
                 self._start(Flight(ask, 1, 0, 0))
         elif ask.kind == "sleep":
             return
+        elif record.queue is not None and record.status not in ENDED_STEP:
+            self._away[ask.key] = Flight(ask, record.attempt, record.failures, record.lost)
+        elif ask.kind == "on_error" and record.status in ENDED_STEP:
+            flight = Flight(ask, record.attempt, record.failures, record.lost)
+            self._handled(flight, record.status == "failed", record.result, record.error)
         elif record.status == "running":
             self._after_loss(ask)
         elif record.status == "failed":
@@ -374,10 +425,42 @@ class LiveRun:
                 self._start(flight)
         self._retries.clear()
 
+    def _start_handlers(self) -> None:
+        waiting, self._to_handle = self._to_handle, []
+        for word in waiting:
+            flight = self._away.pop(word.key, None)
+            if flight is None:
+                continue
+            flight.attempt = word.attempt
+            if flight.ask.kind == "on_error":
+                self._handled(flight, word.status == "failed", word.result, word.error)
+            else:
+                self._failed[word.key] = flight
+                error = ErrorInfo.from_json(word.error or "{}")
+                self._ask_handler(flight.ask, error, word.attempt)
+
+    def _handled(self, flight: Flight, failed: bool, text: str | None, error: str | None) -> None:
+        """A handler has ended, and its record says so: what it handled is delivered next."""
+        self._flights[flight.ask.key] = flight
+        info = ErrorInfo.from_json(error) if error else None
+        self._arrived.append((flight, End(failed, text, None, info, final=True)))
+
     def _start(self, flight: Flight) -> None:
         ask = flight.ask
+        if not self._run.inline and not self._engine.place(flight):
+            plan: Plan = ask.plan
+            self._away[ask.key] = flight
+            self._engine.intake.fills(plan.queue or DEFAULT_QUEUE)
+            self._writes.append(
+                flight.write("scheduled", queue=plan.queue or DEFAULT_QUEUE, job=pack_job(ask))
+            )
+            return
         self._flights[ask.key] = flight
         self._starting.append(flight)
+        known = None
+        if ask.record is None and flight.attempt == 1:
+            now = self._engine.clock.now_us()
+            known = flight.known = (now, now)
         self._writes.append(
             StepWrite(
                 ask.key,
@@ -395,6 +478,7 @@ class LiveRun:
                 None,
                 None,
                 False,
+                known=known,
             )
         )
 
@@ -411,10 +495,10 @@ class LiveRun:
         if lost < limit:
             self._start(Flight(ask, record.attempt + 1, record.failures, lost))
             return
-        error = PoisonedStepError(f"step {ask.name!r} lost its process in {lost} attempts")
+        error = self._engine.poisoned
         flight = Flight(ask, record.attempt, record.failures, lost)
         self._flights[ask.key] = flight
-        self._arrived.append((flight, End(True, error=ErrorInfo.of(error), final=True)))
+        self._arrived.append((flight, End(True, error=error, final=True)))
 
     def _deliver_arrived(self, flight: Flight, end: End, main_done: bool) -> None:
         """Take an outcome of this process into the next commit, and hand it to the function."""
@@ -439,6 +523,7 @@ class LiveRun:
                     None,
                     None,
                     deliver,
+                    known=flight.known,
                 )
             )
             if not deliver:
@@ -485,7 +570,7 @@ class LiveRun:
         if wait_us is None:
             wait_us = ask.plan.policy.delay_us(following.failures)
         if wait_us:
-            self._ends.append(following.write("scheduled", wait_us=wait_us))
+            self._ends.append(following.write("scheduled", wait_us=wait_us, error=error.to_json()))
             self._waiting[ask.key] = following
         else:
             self._start(following)
@@ -539,7 +624,7 @@ class LiveRun:
         elif isinstance(replay.failure, UnknownFunctionError):
             log.error("run %s of %r: %s", self.run_id, self.wired.name, replay.failure)
             self._suspend("missing_function", replay.failure)
-        elif isinstance(replay.failure, PayloadError):
+        elif isinstance(replay.failure, (PayloadError, SealError)):
             log.error("run %s of %r: %s", self.run_id, self.wired.name, replay.failure)
             self._suspend("nondeterminism", replay.failure)
         elif replay.failure is not None:
@@ -558,6 +643,8 @@ class LiveRun:
 
     def _suspend(self, reason: SuspendReason, error: PikkuError) -> None:
         text = ErrorInfo.of(error).to_json()
+        if isinstance(error, SealError):
+            reason = "unreadable"
         if self._cancel is not None:
             self._commit(self._cancelled_settle())
         else:
@@ -580,6 +667,8 @@ class LiveRun:
             try:
                 codec = self.wired.workflow.declaration.output
                 text, _ = codec.encode(main.result(), f"the result of {self.wired.name!r}")
+                limit = self._engine.options.max_payload_bytes
+                check_size(text, limit, f"the result of workflow {self.wired.name!r}")
                 return Settle("completed", output=text)
             except PikkuError as refused:
                 error = refused
@@ -603,8 +692,11 @@ class LiveRun:
 
     def _start_nothing(self) -> None:
         """Take back what the next commit would have begun."""
+        for write in self._writes:
+            self._away.pop(write.key, None)
         self._writes = []
         for flight in self._starting:
+            self._engine.placed.discard(flight)
             if self._flights.get(flight.ask.key) is flight:
                 del self._flights[flight.ask.key]
         self._starting.clear()
@@ -619,6 +711,8 @@ class LiveRun:
     def _commit(self, settle: Settle | None) -> None:
         if settle is not None:
             self._start_nothing()
+            if self._away and settle.status in FINAL_STATUSES:
+                settle = settle._replace(withdraw=True)
         self._busy = True
         self._settling = settle
         replay = self._replay
@@ -703,7 +797,7 @@ class LiveRun:
         if self._cleanup is not None:
             self._cleanup.cancel()
         for flight in self._flights.values():
-            flight.requested = True
+            self._stop(flight, hard=flight.called_off)
         self._replay.discard()
         for flight, end in self._arrived:  # ended while the store answered
             self._complete_late(flight, end)
@@ -748,6 +842,7 @@ class LiveRun:
 
     def ended(self, flight: Flight, end: End) -> None:
         """An attempt of this run is over."""
+        self._engine.placed.discard(flight)
         if self.gone:
             self._complete_late(flight, end)
         elif self._flights.get(flight.ask.key) is flight:

@@ -47,7 +47,7 @@ class Run(Generic[O_co]):
         """
         opened = self._opened()
         limit = None if timeout is None else duration_us(timeout)
-        settle = await opened.engine.result(self.run_id, limit)
+        settle = await opened.engine.results.result(self.run_id, limit)
         if settle.status == "completed":
             declaration = opened.registry.workflow(self.workflow).workflow.declaration
             value: O_co = declaration.output.decode(

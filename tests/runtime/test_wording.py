@@ -75,7 +75,8 @@ GOLDEN = {
         '(make it a step: await ctx.workflow.do("What it does", ctx.rpc.send_email, data))'
     ),
     "store url": (
-        "PKR101 unknown store URL: 'mysql://x' (expected sqlite:///path/to/runs.db or memory://)"
+        "PKR101 unknown store URL: 'mysql://x' "
+        "(expected sqlite:///path/to/runs.db, redis://host:6379/0 or memory://)"
     ),
     "store option": (
         "PKR101 unknown option 'durabilty' in: 'sqlite:///a.db?durabilty=disk' (durability)"

@@ -19,6 +19,7 @@ from typing import IO, Any
 import click
 
 from pikku._commands.output import put, tell
+from pikku._commands.target import Target
 from pikku._commands.templates import project_files, write_project
 from pikku.errors import MissingDependencyError
 
@@ -41,15 +42,21 @@ class NotHeld(Exception):
     type=click.Path(path_type=Path),
     help="Keep the project in this new folder; otherwise nothing is left behind.",
 )
+@click.option(
+    "--redis",
+    is_flag=True,
+    help="Two workers on a Redis, one of them killed. On the store that is configured, if that is "
+    "a Redis; otherwise a server is started, and stopped afterwards.",
+)
 @click.pass_context
-def demo(context: click.Context, keep: Path | None) -> None:
+def demo(context: click.Context, keep: Path | None, redis: bool) -> None:
     """See it work: generate, type-check, run, kill -9, resume. About 15 seconds.
 
     Exits 0 only if everything it says has held.
     """
     with _folder(keep) as folder:
         try:
-            Demo(folder).play()
+            _demo(context.obj, folder, redis).play()
         except NotHeld as problem:
             tell(f"{click.style('this did not hold:', fg='red', bold=True)} {problem}")
             context.exit(1)
@@ -58,8 +65,19 @@ def demo(context: click.Context, keep: Path | None) -> None:
             put(f"The project is in {keep}.")
     put("Next:")
     put("  pikku init hello          a project of your own, ready to run")
+    if not redis:
+        put("  pikku demo --redis        two workers on a Redis, one of them killed")
     put("  pikku runs --help         start, list, show, cancel and resume runs")
     put("  pikku-gen --help          write and check the typed package")
+
+
+def _demo(target: Target, folder: Path, redis: bool) -> Demo:
+    if not redis:
+        return Demo(folder)
+    from pikku._commands.demo_redis import RedisDemo
+
+    named = target.store or os.environ.get("PIKKU_STORE") or ""
+    return RedisDemo(folder, named if named.startswith("redis") else None)
 
 
 @contextmanager
@@ -76,6 +94,8 @@ def _folder(keep: Path | None) -> Generator[Path, None, None]:
 
 class Demo:
     """The scenes, in their order; each raises `NotHeld` if what it shows is not so."""
+
+    nap_seconds = 3
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -97,24 +117,28 @@ class Demo:
 
     def write(self) -> None:
         """A project with two functions and a workflow."""
-        write_project(project_files("demo", NAME), self.folder)
-        _scene("A project: two functions, and this workflow")
+        files = project_files("demo", NAME)
+        files = {
+            path: text.replace('"3s"', f'"{self.nap_seconds}s"') for path, text in files.items()
+        }
+        write_project(files, self.folder)
+        scene("A project: two functions, and this workflow")
         source = (self.folder / NAME / "workflows.py").read_text(encoding="utf-8")
         start = source.index("@pikku_workflow_func")
         for line in source[start : source.index("\n\n\n", start)].splitlines():
             put(f"    {line}")
-        put("(The five minutes of the real thing are three seconds here.)")
+        put(f"(The five minutes of the real thing are {self.nap_seconds} seconds here.)")
 
     def generate(self) -> None:
         """The typed package."""
-        _scene("Generate: read the code without importing it, write the typed package")
+        scene("Generate: read the code without importing it, write the typed package")
         done = self.run("pikku-gen", "-m", "pikku_gen")
         self.hold(done.returncode == 0, f"pikku-gen ended with {done.returncode}")
         self.hold((self.folder / f"{NAME}_pikku").is_dir(), "pikku-gen wrote no package")
 
     def type_check(self) -> None:
         """No error, and then the one error that a wrong call earns."""
-        _scene("Type-check")
+        scene("Type-check")
         if find_spec("mypy") is None:
             missing = MissingDependencyError("the type check", "demo")
             put(f"{missing.message}, so this scene is left out; see it with:")
@@ -133,11 +157,11 @@ class Demo:
 
     def start_and_kill(self) -> int:
         """A process executes the first steps and is killed while the run sleeps."""
-        _scene("Run it in a process of its own, and kill that process half-way")
+        scene("Run it in a process of its own, and kill that process half-way")
         arguments = ["runs", "start", "onboarding", "--input", INPUT, "--id", RUN, "--wait"]
         shown = f"pikku runs start onboarding --input '{INPUT}' --id {RUN} --wait"
         with self.child(shown, arguments) as child:
-            asleep = _tell_until(child.stderr, lambda line: "sleeping until" in line)
+            asleep = tell_until(child.stderr, lambda line: "sleeping until" in line)
             self.hold(asleep, "the run never came to its sleep")
             os.kill(child.pid, signal.SIGKILL)
             code = child.wait()
@@ -148,10 +172,10 @@ class Demo:
 
     def resume(self, killed: int) -> None:
         """A new process goes on; nothing that was recorded is executed again."""
-        _scene("A new process goes on where the records end")
+        scene("A new process goes on where the records end")
         arguments = ["runs", "resume", RUN, "--wait"]
         with self.child(f"pikku runs resume {RUN} --wait", arguments) as child:
-            _tell_until(child.stderr, lambda line: False)
+            tell_until(child.stderr, lambda line: False)
             result = _read(child.stdout)
             code = child.wait()
         put(f"    {result.strip()}")
@@ -172,7 +196,7 @@ class Demo:
 
     def show(self) -> None:
         """The run's timeline and graph."""
-        _scene("What is recorded")
+        scene("What is recorded")
         done = self.run(f"pikku runs show {RUN}", "-m", "pikku.cli", "runs", "show", RUN)
         self.hold(done.returncode == 0, f"`pikku runs show` ended with {done.returncode}")
         done = self.run("", "-m", "pikku.cli", "runs", "show", RUN, "--json", quiet=True)
@@ -262,12 +286,12 @@ class Demo:
         return found
 
 
-def _scene(title: str) -> None:
+def scene(title: str) -> None:
     put()
     put(click.style(f"== {title}", bold=True))
 
 
-def _tell_until(stream: IO[str] | None, wanted: Callable[[str], bool]) -> bool:
+def tell_until(stream: IO[str] | None, wanted: Callable[[str], bool]) -> bool:
     """Show the lines of *stream* up to one that is wanted; whether it came."""
     for line in stream or ():
         put(f"    {line.rstrip()}")

@@ -1,4 +1,5 @@
-"""`pikku doctor`: what is in effect and what is wrong; it executes and writes nothing."""
+"""`pikku doctor`: what is in effect and what is wrong. It executes nothing, and writes only what it
+is told to repair."""
 
 from __future__ import annotations
 
@@ -13,14 +14,15 @@ import click
 
 from pikku._commands.output import columns, printable, put, put_json
 from pikku._commands.target import Target, find_project, stored_file
-from pikku.errors import PikkuError
+from pikku.errors import PikkuError, masked
 
 if TYPE_CHECKING:
-    from pikku._records import RunRecord
+    from pikku._commands.ward import Case
+    from pikku._records import Examination, RunRecord
     from pikku.stores.base import Store
 
 Level = Literal["ok", "note", "problem"]
-AT_MOST = 1000
+NAMED_AT_MOST = 20
 _COLORS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
@@ -43,6 +45,7 @@ class Report:
     schema_version: int | None = None
     counts: dict[str, int] = field(default_factory=dict[str, int])
     findings: list[Finding] = field(default_factory=list[Finding])
+    repaired: list[Case] = field(default_factory=list["Case"])
 
     @property
     def problems(self) -> int:
@@ -68,21 +71,31 @@ class Report:
                 }
                 for each in self.findings
             ],
+            "repaired": [
+                {
+                    "run_id": each.run_id,
+                    "workflow": each.workflow,
+                    "found": [symptom.text for symptom in each.symptoms],
+                }
+                for each in self.repaired
+            ],
         }
 
 
 @click.command()
+@click.option("--repair", is_flag=True, help="Queue runs again that have lost their next action.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
-def doctor(context: click.Context, as_json: bool) -> None:
+def doctor(context: click.Context, repair: bool, as_json: bool) -> None:
     """Say what is in effect and what is wrong: settings, app, store, runs, generated package.
 
-    Reads only. Exits 1 if something is wrong.
+    Every unfinished run is proven to have a next action. Without --repair nothing is written;
+    nothing is ever executed. Exits 1 if something is wrong.
     """
     target: Target = context.obj
     report = Report()
     look_at_app(target, report)
-    look_at_store(target, report)
+    look_at_store(target, report, repair=repair)
     look_at_generated(report)
     if as_json:
         put_json(report.document())
@@ -102,11 +115,12 @@ def look_at_app(target: Target, report: Report) -> None:
     report.findings.append(Finding("ok", "app", f"{app.package} in {Path(file).parent}"))
 
 
-def look_at_store(target: Target, report: Report) -> None:
-    """Whether the store can be read, and which runs in it need somebody."""
+def look_at_store(target: Target, report: Report, *, repair: bool) -> None:
+    """Whether the store can be read, and which runs in it need somebody; with *repair*, those that
+    lost their next action get one."""
     try:
         config, origins = target.settings()
-        report.settings["store"] = (config.store, origins["store"])
+        report.settings["store"] = (masked(config.store), origins["store"])
         report.settings["queue_service"] = (config.queue_service, origins["queue_service"])
         if config.store.startswith("memory:"):
             text = f"{config.store} is seen by the process that executes the runs, and by no other"
@@ -121,25 +135,27 @@ def look_at_store(target: Target, report: Report) -> None:
             return
         import asyncio
 
-        asyncio.run(_read(store, file, report))
+        asyncio.run(_read(store, file, report, repair))
     except PikkuError as error:
         report.findings.append(_problem("store", error))
 
 
-async def _read(store: Store, file: Path | None, report: Report) -> None:
-    from pikku._commands.sqlite_file import expired_owners, schema_version
-    from pikku._records import RunFilter
+async def _read(store: Store, file: Path | None, report: Report, repair: bool) -> None:
+    from pikku._commands.sqlite_file import schema_version
+    from pikku._commands.ward import cases_of, mend, unfinished_runs
 
-    abandoned: set[str] = set()
     if file is not None:
         report.schema_version = schema_version(file)
     await store.open()
     try:
+        runs = await unfinished_runs(store)
+        cases = await cases_of(store, runs)
+        if repair and cases:
+            report.repaired = await mend(store, cases)
+            runs = await unfinished_runs(store)
+            cases = await cases_of(store, runs)
         report.counts = await store.count_runs()
-        if file is not None:
-            abandoned = expired_owners(file, store.clock.now_us())
-        suspended = await store.list_runs(RunFilter(status="suspended", limit=AT_MOST))
-        running = await store.list_runs(RunFilter(status="running", limit=AT_MOST))
+        found = await store.examine()
     finally:
         await store.close()
     version = "" if report.schema_version is None else f", schema version {report.schema_version}"
@@ -147,27 +163,29 @@ async def _read(store: Store, file: Path | None, report: Report) -> None:
     report.findings.append(
         Finding("ok", "store", f"{store.address}{version}: {counts or 'no runs'}")
     )
-    report.findings += [_suspended(run) for run in suspended]
-    report.findings += [_left(run) for run in running if run.owner in abandoned]
-    queued = [run for run in running if run.owner is None and run.queued]
     report.findings += [
         Finding(
-            "note",
-            "runs",
-            f"{run.run_id} of {run.workflow} waits for a process that executes it",
-            f"pikku worker, or: pikku runs resume {run.run_id}",
-            run.run_id,
+            "ok", "runs", f"{case.run_id} of {case.workflow} was queued again", run_id=case.run_id
         )
-        for run in queued
+        for case in report.repaired
     ]
+    report.findings += [_suspended(run) for run in runs.values() if run.status == "suspended"]
+    report.findings += [finding for case in cases for finding in _sick(case)]
+    sick = {case.run_id for case in cases}
+    report.findings += _waiting([run for run in runs.values() if run.run_id not in sick], found)
 
 
 def _suspended(run: RunRecord) -> Finding:
     from pikku._commands.waiting import suspension_of
 
-    suspension = suspension_of(run)
-    assert suspension is not None
-    wanted = suspension.reason not in ("nondeterminism", "missing_function")
+    try:
+        suspension = suspension_of(run)
+    except (ValueError, KeyError, TypeError):
+        suspension = None
+    if suspension is None:
+        text = f"{run.run_id} of {run.workflow} is suspended, and its error cannot be read"
+        return Finding("problem", "runs", text, f"pikku runs cancel {run.run_id}", run.run_id)
+    wanted = suspension.reason == "requested"
     return Finding(
         "note" if wanted else "problem",
         "runs",
@@ -178,14 +196,45 @@ def _suspended(run: RunRecord) -> Finding:
     )
 
 
-def _left(run: RunRecord) -> Finding:
-    return Finding(
-        "note",
-        "runs",
-        f"{run.run_id} of {run.workflow} was left behind: the lease of its process has run out",
-        f"the next host goes on with it: pikku worker, or: pikku runs resume {run.run_id}",
-        run.run_id,
-    )
+def _sick(case: Case) -> list[Finding]:
+    named = f"{case.run_id} of {case.workflow}"
+    findings: list[Finding] = []
+    for symptom in case.symptoms:
+        level: Level = "problem"
+        hint = "give it a next action: pikku doctor --repair"
+        if symptom.kind == "corrupt":
+            hint = f"it is kept as it is; see pikku runs show {case.run_id}"
+        elif symptom.heals:
+            level = "note"
+            hint = (
+                f"the next host goes on with it: pikku worker, or: pikku runs resume {case.run_id}"
+            )
+        about_itself = symptom.step is None and symptom.kind != "corrupt"
+        text = f"{named}{' ' if about_itself else ': '}{symptom.text}"
+        findings.append(Finding(level, "runs", text, hint, case.run_id))
+    return findings
+
+
+def _waiting(runs: list[RunRecord], found: Examination) -> list[Finding]:
+    """What waits in queues."""
+    queued = [run for run in runs if run.queued and run.owner is None]
+    findings = [
+        Finding(
+            "note",
+            "runs",
+            f"{run.run_id} of {run.workflow} waits for a process that executes it",
+            f"pikku worker, or: pikku runs resume {run.run_id}",
+            run.run_id,
+        )
+        for run in queued[:NAMED_AT_MOST]
+    ]
+    if len(queued) > NAMED_AT_MOST:
+        text = f"{len(queued) - NAMED_AT_MOST} more wait for a process that executes them"
+        findings.append(Finding("note", "runs", text, "pikku worker"))
+    if found.jobs:
+        jobs = "1 job waits" if len(found.jobs) == 1 else f"{len(found.jobs)} jobs wait"
+        findings.append(Finding("note", "runs", f"{jobs} for a worker", "pikku worker"))
+    return findings
 
 
 def look_at_generated(report: Report) -> None:

@@ -100,7 +100,7 @@ def _step(step: StepRecord) -> dict[str, Any]:
 def _error(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
-    error = ErrorInfo.from_json(text)
+    error = ErrorInfo.shown(text)
     return {"type": error.type, "message": error.message, "code": error.code}
 
 

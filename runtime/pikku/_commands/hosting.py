@@ -7,10 +7,11 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
@@ -22,12 +23,14 @@ from pikku.errors import ConfigurationError, PikkuError, ResultTimeoutError, Run
 if TYPE_CHECKING:
     from pikku._app import App
     from pikku._engine import Engine
-    from pikku.stores.base import Store
+    from pikku._settings import Work
 
 T = TypeVar("T")
 FOLLOW_SECONDS = 0.05
 # Whoever signals a process and its group delivers one request twice.
 SAME_SIGNAL_SECONDS = 0.3
+# What has been called off gets this long to notice.
+GOODBYE_SECONDS = 0.5
 
 
 class Stopped(Exception):
@@ -44,9 +47,10 @@ class Stopped(Exception):
 
 @asynccontextmanager
 async def hosting(
-    app: App[Any], store: str | None, *, sticky: bool
+    app: App[Any], store: str | None, *, sticky: bool, work: Work | None = None
 ) -> AsyncGenerator[Engine, None]:
-    """The engine of *app*, open. Without *sticky*, a run that only waits leaves this process.
+    """The engine of *app*, open; with *work*, it is a worker. Without *sticky*, a run that only
+    waits leaves this process.
 
     Raises:
         ConfigurationError: if the app's own code raises when it is imported or opened.
@@ -55,11 +59,20 @@ async def hosting(
 
     options = EngineOptions() if sticky else EngineOptions(sticky=0)
     async with AsyncExitStack() as stack:
-        with _blaming(f"a module of {app.package} cannot be imported"):
-            app.register()
+        register(app)
         with _blaming(f"{app.package} cannot be opened"):
-            await stack.enter_async_context(app.open(store=store, options=options))
+            await stack.enter_async_context(app.open(store=store, options=options, work=work))
         yield app.opened.engine
+
+
+def register(app: App[Any]) -> None:
+    """Import the modules of *app*.
+
+    Raises:
+        ConfigurationError: if one of them raises.
+    """
+    with _blaming(f"a module of {app.package} cannot be imported"):
+        app.register()
 
 
 @contextmanager
@@ -92,11 +105,20 @@ def _own_frames(error: Exception) -> str:
 
 
 class Stop:
-    """SIGINT and SIGTERM: the first one asks to stop, the second one ends the process at once."""
+    """SIGINT and SIGTERM: the first one asks to stop, the second one ends the process at once.
+
+    Attributes:
+        asked: set when it is time to stop.
+        number: the signal that asked.
+        under_way: how much has to be finished before.
+        at_once: called before the process ends at once.
+    """
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
-        self.number = 0
+        self.number: int = signal.SIGTERM
+        self.under_way: Callable[[], int] = lambda: 0
+        self.at_once: Callable[[], None] = lambda: None
         self._at = 0.0
 
     def __enter__(self) -> Stop:
@@ -116,13 +138,17 @@ class Stop:
             if now - self._at < SAME_SIGNAL_SECONDS:
                 return
             tell(f"{signal.Signals(number).name} again: stopped at once")
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(128 + number)
+            self.at_once()
+            exit_now(128 + number)
         self.number, self._at = number, now
-        name = signal.Signals(number).name
-        tell(f"{name}: finishing what is under way; once more to stop at once")
+        self.ask(signal.Signals(number).name, "; once more to stop at once")
+
+    def ask(self, why: str, addition: str = "") -> None:
+        """Finish what is under way, and say why."""
         self.asked.set()
+        count = self.under_way()
+        counted = f" ({count})" if count else ""
+        tell(f"{why}: finishing what is under way{counted}{addition}")
 
     async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T:
         """What *work* returns.
@@ -158,11 +184,37 @@ def run_until_stopped(main: Callable[[Stop], Coroutine[Any, Any, T]]) -> T:
         click.get_current_context().exit(stopped.exit_code)
 
 
+def exit_now(code: int) -> NoReturn:
+    """End the process, whatever still runs in it; what was printed is printed."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+async def exit_if_held_up(code: int) -> None:
+    """End the process with *code* if tasks that ignore that they were cancelled, or threads that
+    have not come back, would keep it alive."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    pending = (await asyncio.wait(tasks, timeout=GOODBYE_SECONDS))[1] if tasks else tasks
+    until = time.monotonic() + GOODBYE_SECONDS
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.current_thread():
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                exit_now(code)
+    if pending:
+        exit_now(code)
+
+
 async def follow_unless_stopped(
     stop: Stop, engine: Engine, run_id: str, *, new: bool, to_the_end: bool, timeout_us: int | None
 ) -> tuple[LoadedRun, Wait]:
-    """The run once it is final, or once it only waits unless *to_the_end*; what happens is told,
-    and unless the run is *new*, what was recorded before.
+    """The run once it is final, or unless *to_the_end* once it only waits, or is left to workers;
+    what happens is told, and unless the run is *new*, what was recorded before.
 
     Raises:
         RunNotFoundError: if there is none.
@@ -172,7 +224,7 @@ async def follow_unless_stopped(
     go_on = f"it goes on with: pikku worker, or: pikku runs resume {run_id} --wait"
     try:
         async with asyncio.timeout(None if timeout_us is None else timeout_us / 1e6):
-            return await stop.unless_asked(_follow(engine.store, run_id, new, to_the_end))
+            return await stop.unless_asked(_follow(engine, run_id, new, to_the_end))
     except TimeoutError:
         raise ResultTimeoutError(
             f"run {run_id} did not end within {(timeout_us or 0) / 1e6:g} s", hint=go_on
@@ -182,7 +234,10 @@ async def follow_unless_stopped(
         raise
 
 
-async def _follow(store: Store, run_id: str, new: bool, to_the_end: bool) -> tuple[LoadedRun, Wait]:
+async def _follow(
+    engine: Engine, run_id: str, new: bool, to_the_end: bool
+) -> tuple[LoadedRun, Wait]:
+    store = engine.store
     told: dict[str, tuple[int, str]] | None = {} if new else None
     seen: tuple[object, ...] | None = None
     while True:
@@ -203,7 +258,8 @@ async def _follow(store: Store, run_id: str, new: bool, to_the_end: bool) -> tup
             wait = wait_of(loaded, store.clock.now_us())
             if loaded.run.status in FINAL_STATUSES:
                 return loaded, wait
-            if not to_the_end and wait.kind in ("sleep", "retry", "resume"):
+            elsewhere = not loaded.run.inline and engine.work is None
+            if not to_the_end and (elsewhere or wait.kind in ("sleep", "retry", "resume")):
                 return loaded, wait
         await asyncio.sleep(FOLLOW_SECONDS)
 

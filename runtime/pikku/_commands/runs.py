@@ -334,7 +334,7 @@ def _conclude(loaded: LoadedRun, wait: Wait, *, waited: bool, as_json: bool) -> 
             tell(wait.sentence)
             tell(f"it goes on with: pikku worker, or: pikku runs resume {run.run_id} --wait")
         return
-    error = ErrorInfo.from_json(run.error) if run.error else ErrorInfo("Exception", "")
+    error = ErrorInfo.shown(run.error) if run.error else ErrorInfo("Exception", "")
     ended: PikkuError | None = None
     if run.status == "failed":
         ended = RunFailedError(run.run_id, run.workflow, error)

@@ -17,17 +17,6 @@ def schema_version(file: Path) -> int:
         return version
 
 
-def expired_owners(file: Path, now_us: int) -> set[str]:
-    """The sessions that hold runs, and whose lease has run out or is gone."""
-    with _reading(file) as connection:
-        rows = connection.execute(
-            "SELECT DISTINCT owner FROM runs LEFT JOIN sessions ON session = owner "
-            "WHERE owner IS NOT NULL AND (expires_us IS NULL OR expires_us < ?)",
-            (now_us,),
-        )
-        return {str(owner) for (owner,) in rows}
-
-
 @contextmanager
 def _reading(file: Path) -> Generator[sqlite3.Connection, None, None]:
     try:

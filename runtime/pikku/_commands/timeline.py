@@ -171,7 +171,7 @@ def _error_sentence(text: str | None) -> str:
     if text is None:
         return ""
     try:
-        error = ErrorInfo.from_json(text)
+        error = ErrorInfo.shown(text)
     except (ValueError, KeyError, TypeError):
         return shortened(text, VALUE_WIDTH)
     return printable(f"{error.type}: {error.message}")

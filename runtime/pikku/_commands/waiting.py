@@ -83,7 +83,7 @@ def suspension_of(run: RunRecord) -> Suspension | None:
     if run.status != "suspended":
         return None
     reason = run.suspend_reason or "requested"
-    explanation = ErrorInfo.from_json(run.error).message if run.error else ""
+    explanation = ErrorInfo.shown(run.error).message if run.error else ""
     resume = f"pikku runs resume {run.run_id}"
     match reason:
         case "nondeterminism":
@@ -106,7 +106,7 @@ def progress_line(step: StepRecord) -> str | None:
         case "succeeded":
             return f"{step.key}: {'over' if step.kind == 'sleep' else 'done'}"
         case "failed":
-            error = ErrorInfo.from_json(step.error) if step.error else ErrorInfo("Exception", "")
+            error = ErrorInfo.shown(step.error) if step.error else ErrorInfo("Exception", "")
             return f"{step.key}: failed: {error.type}: {error.message}"
         case "scheduled" if step.due_us is not None:
             until = f"{as_datetime(step.due_us):%H:%M:%S} UTC"

@@ -2,41 +2,155 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pikku._commands.output import tell
 from pikku._commands.target import Target
-from pikku._records import RunFilter
+from pikku.errors import SettingError, nearest
 
 if TYPE_CHECKING:
+    from pikku._app import App
     from pikku._commands.hosting import Stop
+    from pikku._functions import Registry
 
-TOLD_AT_MOST = 1000
+EXIT_STUCK = 70
 
 
 @click.command()
-@click.pass_obj
-def worker(target: Target) -> None:
-    """Execute runs that wait or were interrupted, until SIGTERM or Ctrl-C.
+@click.option(
+    "--queues",
+    "given",
+    metavar="A,B",
+    help="Only these: queues of functions, `default` for functions without one, `orchestrator` "
+    "for the runs themselves.  [default: all]",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="How many steps a process executes at once.",
+)
+@click.option(
+    "--processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How many processes to keep going.",
+)
+@click.option("--child", is_flag=True, hidden=True, help="Stop when stdin ends.")
+@click.pass_context
+def worker(
+    context: click.Context, given: str | None, concurrency: int, processes: int, child: bool
+) -> None:
+    """Execute runs and jobs that wait or were interrupted, until SIGTERM or Ctrl-C.
 
     The first signal finishes what is under way, the second one stops at once.
     """
-    from pikku._commands.hosting import hosting, log_to_stderr, run_until_stopped
+    from pikku._commands.hosting import log_to_stderr, register, run_until_stopped
 
-    log_to_stderr()
+    target: Target = context.obj
     app = target.load_app()
+    queues: tuple[str, ...] | None = None
+    if given is not None:
+        register(app)
+        queues = _queues(given, app)
+    if processes == 1:
+        log_to_stderr()
+        run_until_stopped(lambda stop: _work(stop, target, app, queues, concurrency, child))
+        return
 
-    async def main(stop: Stop) -> None:
-        async with hosting(app, target.store, sticky=True) as engine:
-            tell(f"worker of {app.package} on {engine.store.address}")
-            for run in await engine.store.list_runs(
-                RunFilter(status="running", limit=TOLD_AT_MOST)
-            ):
-                if run.owner == engine.session_id:
-                    tell(f"run {run.run_id} of {run.workflow} goes on here")
-            await stop.asked.wait()
-        tell("stopped; what was not finished goes on in the next host")
+    from pikku._commands.supervisor import supervise
 
-    run_until_stopped(main)
+    command = _command(target, queues, concurrency)
+    tell(f"worker of {app.package}: {processes} processes")
+    context.exit(run_until_stopped(lambda stop: supervise(stop, command, processes)))
+
+
+async def _work(
+    stop: Stop,
+    target: Target,
+    app: App[Any],
+    queues: tuple[str, ...] | None,
+    concurrency: int,
+    child: bool,
+) -> None:
+    import asyncio
+    from concurrent.futures import ThreadPoolExecutor
+
+    from pikku._commands.hosting import exit_if_held_up, hosting
+    from pikku._settings import Work
+
+    if child:
+        _stop_with_parent(stop)
+    executor = ThreadPoolExecutor(thread_name_prefix="pikku-worker")
+    asyncio.get_running_loop().set_default_executor(executor)
+    work = Work(queues, concurrency, lambda: os._exit(EXIT_STUCK))
+    async with hosting(app, target.store, sticky=True, work=work) as engine:
+        stop.under_way = lambda: engine.in_flight
+        named = ", ".join(queues or _known_queues(app.registry))
+        tell(
+            f"worker of {app.package} on {engine.store.address}; "
+            f"queues: {named}; concurrency: {concurrency}"
+        )
+        await stop.asked.wait()
+    left = engine.handed_back
+    tell(f"stopped; {left} handed back" if left else "stopped; nothing was left unfinished")
+    executor.shutdown(wait=False, cancel_futures=True)
+    await exit_if_held_up(0)
+
+
+def _stop_with_parent(stop: Stop) -> None:
+    """Ask to stop once stdin ends, which is when the process that holds its other end has."""
+    from asyncio import get_running_loop
+
+    loop = get_running_loop()
+
+    def wait() -> None:
+        while os.read(0, 1024):
+            pass
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # what that process read, nobody reads now
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        loop.call_soon_threadsafe(stop.ask, "the supervising process is gone")
+
+    threading.Thread(target=wait, name="pikku-parent", daemon=True).start()
+
+
+def _known_queues(registry: Registry) -> tuple[str, ...]:
+    from pikku.stores.base import DEFAULT_QUEUE, ORCHESTRATOR_QUEUE
+
+    named = {func.queue for func in registry.functions.values() if func.queue is not None}
+    return (DEFAULT_QUEUE, *sorted(named - {DEFAULT_QUEUE}), ORCHESTRATOR_QUEUE)
+
+
+def _queues(given: str, app: App[Any]) -> tuple[str, ...]:
+    """The queues that *given* lists.
+
+    Raises:
+        SettingError: for one that no function of the app has.
+    """
+    known = _known_queues(app.registry)
+    names = tuple(dict.fromkeys(name for each in given.split(",") if (name := each.strip())))
+    for name in names or ("",):
+        if name not in known:
+            raise SettingError(
+                f"no function of {app.package} has the queue {name!r}", hint=nearest(name, known)
+            )
+    return names
+
+
+def _command(target: Target, queues: tuple[str, ...] | None, concurrency: int) -> list[str]:
+    """The command line of one of several processes."""
+    options = (("--app", target.app), ("--store", target.store))
+    named = [part for name, value in options if value is not None for part in (name, value)]
+    chosen = [] if queues is None else ["--queues", ",".join(queues)]
+    return [
+        *(sys.executable, "-m", "pikku.cli", *named),
+        *("worker", *chosen, "--concurrency", str(concurrency), "--child"),
+    ]

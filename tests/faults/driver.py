@@ -1,0 +1,435 @@
+"""A site of workers on one server: starts runs, does things to processes and connections, judges.
+
+Everything random comes from the scenario's seed; times do not, so a seed repeats a plan and not an
+interleaving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.faults import fault_app
+from tests.faults.invariants import Fault, Figures, Judge, Story
+from tests.servers.ledger import VARIABLE, Ledger
+from tests.servers.proxy import FaultProxy
+from tests.servers.redis import RedisServer
+
+from pikku import Run
+from pikku._records import LoadedRun
+from pikku._settings import EngineOptions
+from pikku.errors import PikkuError, StoreError
+
+ROOT = Path(__file__).parents[2]
+APP = "tests.faults.fault_app"
+LEASE_SECONDS = 1.5
+PATIENCE_SECONDS = 60.0
+MIXED = ("order", "fan", "race")
+# What no log of a worker may hold: each is an exception that nobody expected.
+BUGS = ("a bug in pikku", "Traceback", "never retrieved", "InternalError", "was destroyed but")
+
+
+def monotonic_ns() -> int:
+    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+class Broken(AssertionError):
+    """An invariant does not hold."""
+
+
+class WorkerProcess:
+    """A `pikku worker` of ours; its log outlives it."""
+
+    def __init__(
+        self, folder: Path, number: int, url: str, environment: dict[str, str], *words: str
+    ) -> None:
+        self.number = number
+        self.log_file = folder / f"worker-{number}.log"
+        with self.log_file.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.worker", "worker", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                env={**environment, "PIKKU_STORE": url, "PIKKU_APP": APP},
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def settled(self) -> bool:
+        """Whether it is ready for work, or will never be."""
+        return "worker of" in self.log or not self.alive
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def drain(self) -> int:
+        """Asked to stop: how it ended."""
+        self.send(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self, patience: float = 20.0) -> int:
+        """How it ended; killed if it takes too long."""
+        try:
+            return self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+class Site:
+    """Workers, runs and faults of one scenario."""
+
+    def __init__(
+        self,
+        folder: Path,
+        server: RedisServer,
+        seed: int,
+        *,
+        options: str = "",
+        database: int = 0,
+        lease: float | None = LEASE_SECONDS,
+        **engine: Any,
+    ) -> None:
+        self.folder = folder
+        self.server = server
+        self.seed = seed
+        self.dice = random.Random(seed)
+        base = server.database(database)
+        self.url = base + ((("&" if "?" in base else "?") + options) if options else "")
+        self.options: dict[str, Any] = {"max_lost_attempts": 1_000, **engine}
+        if lease is not None:
+            self.options["lease_seconds"] = lease
+        self.lease = lease or EngineOptions().lease_seconds
+        self.ledger = Ledger(folder / "ledger.jsonl")
+        self.refused_file = folder / "refused"
+        self.faults: list[Fault] = []
+        self.workers: list[WorkerProcess] = []
+        self.stories: list[Story] = []
+        self.followed: dict[str, asyncio.Task[Story]] = {}
+        self.notes: list[str] = []
+        self._started = 0
+        self._background: list[asyncio.Task[None]] = []
+        self._stack = AsyncExitStack()
+
+    # --- its life ------------------------------------------------------------
+
+    async def open(self, *, url: str | None = None) -> None:
+        options = EngineOptions(lease_seconds=max(self.lease, 5.0))
+        await self._stack.enter_async_context(
+            fault_app.app.open(store=url or self.url, options=options, queue_service="store")
+        )
+
+    async def close(self) -> None:
+        for task in [*self.followed.values(), *self._background]:
+            task.cancel()
+        await asyncio.gather(*self.followed.values(), *self._background, return_exceptions=True)
+        for worker in self.workers:
+            if worker.alive:
+                worker.process.kill()
+                worker.process.wait()
+        if not self.server.running:
+            self.server.start()
+        await self._stack.aclose()
+
+    @property
+    def store(self) -> Any:
+        return fault_app.app.opened.engine.store
+
+    # --- workers -------------------------------------------------------------
+
+    async def start_workers(
+        self, count: int, *words: str, through: FaultProxy | None = None, **environment: str
+    ) -> list[WorkerProcess]:
+        """So many more, ready for work."""
+        url = through.through(self.url) if through is not None else self.url
+        path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        env = {
+            **os.environ,
+            VARIABLE: str(self.ledger.path),
+            "FAULT_REFUSED": str(self.refused_file),
+            "FAULT_OPTIONS": json.dumps(self.options),
+            "PYTHONPATH": path,
+            "PYTHONUNBUFFERED": "1",
+            **environment,
+        }
+        made = [
+            WorkerProcess(self.folder, len(self.workers) + i, url, env, *words)
+            for i in range(count)
+        ]
+        self.workers += made
+        for worker in made:
+            await self.until(worker.settled, "a worker to be ready")
+            if not worker.alive:
+                raise Broken(f"a worker ended at its start:\n{worker.log}")
+        return made
+
+    @property
+    def living(self) -> list[WorkerProcess]:
+        return [worker for worker in self.workers if worker.alive]
+
+    def under_way(self, worker: WorkerProcess) -> int:
+        """How many executions it has begun whose record it has not seen confirmed."""
+        begun: set[tuple[str, str, int]] = set()
+        for row in self.ledger.rows():
+            if row.pid == worker.pid:
+                place = (row.run, row.step, row.attempt)
+                begun.add(place) if row.what == "began" else begun.discard(place)
+        return len(begun)
+
+    async def busy_worker(self, among: Sequence[WorkerProcess] | None = None) -> WorkerProcess:
+        """One that is in the middle of something; it is given more to do if it is not."""
+        found: list[WorkerProcess] = []
+
+        def any_busy() -> bool:
+            found[:] = [w for w in among or self.living if w.alive and self.under_way(w)]
+            return bool(found)
+
+        for _ in range(40):
+            try:
+                await self.until(any_busy, "a worker to be busy", patience=0.5)
+                return self.dice.choice(found)
+            except Broken:
+                await self.start_mixed(2)
+        raise Broken(await self._told("waited in vain for a worker to be busy"))
+
+    # --- faults --------------------------------------------------------------
+
+    def fault(
+        self,
+        what: str,
+        workers: Sequence[WorkerProcess],
+        *,
+        froze: bool = False,
+        forgot: bool = False,
+        killed: bool = False,
+    ) -> Fault:
+        """Take down that something begins to happen to these; `ended` says when it was over."""
+        now = monotonic_ns()
+        pids = frozenset(worker.pid for worker in workers)
+        made = Fault(what, pids, now, now, froze, forgot, killed)
+        self.faults.append(made)
+        return made
+
+    def kill(self, worker: WorkerProcess, what: str = "kill") -> None:
+        """SIGKILL, and gone."""
+        made = self.fault(what, [worker], killed=True)
+        worker.process.kill()
+        worker.process.wait()
+        made.ended_ns = monotonic_ns()
+
+    async def freeze(self, worker: WorkerProcess, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT so many seconds later."""
+        made = self.fault("stop", [worker], froze=True)
+        worker.send(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            # What it does before it has noticed still counts as met by the fault.
+            made.ended_ns = monotonic_ns() + int(self.lease * 1e9)
+            if worker.alive:
+                worker.send(signal.SIGCONT)
+
+    @asynccontextmanager
+    async def network_fault(
+        self, what: str, workers: Sequence[WorkerProcess]
+    ) -> AsyncGenerator[None, None]:
+        """While the connections of these are not what they should be, and until they have found
+        their way back."""
+        made = self.fault(what, workers)
+        try:
+            yield
+        finally:
+            made.ended_ns = monotonic_ns() + int(2 * self.lease * 1e9)
+
+    # --- runs ----------------------------------------------------------------
+
+    def data(self) -> dict[str, int]:
+        """An input for the mixed workflows."""
+        dice = self.dice
+        return {
+            "n": dice.randrange(1000),
+            "ms": dice.randrange(5, 60),
+            "sleep": dice.randrange(30, 400),
+            "width": dice.randrange(4, 14),
+        }
+
+    async def start_mixed(self, count: int) -> list[str]:
+        """So many runs, of all kinds in turn."""
+        return [await self.start(MIXED[i % len(MIXED)], self.data()) for i in range(count)]
+
+    async def start(self, workflow: str, data: Any, *, expected: Any = None) -> str:
+        """One run; it is followed to its end, whatever happens to the server meanwhile. A start
+        whose answer is lost is made again, under the same id."""
+        self._started += 1
+        run_id = f"{workflow}-{self._started}-{self.seed}"
+        if expected is None:
+            expected = fault_app.expected(workflow, data)
+        while True:
+            try:
+                run = await fault_app.app.start_workflow(workflow, data, run_id=run_id)
+                break
+            except StoreError:
+                await asyncio.sleep(0.05)
+        self.followed[run_id] = asyncio.create_task(self._follow(run, expected))
+        return run_id
+
+    async def _follow(self, run: Run[Any], expected: Any) -> Story:
+        while True:
+            try:
+                return Story(run.run_id, run.workflow, expected, await run.result())
+            except StoreError:
+                await asyncio.sleep(0.1)
+            except PikkuError as error:
+                return Story(run.run_id, run.workflow, expected, error)
+
+    async def ends(self, *run_ids: str, patience: float = PATIENCE_SECONDS) -> list[Story]:
+        """How these ended, or all."""
+        tasks = [self.followed[each] for each in run_ids or self.followed]
+        if not tasks:
+            return []
+        _, pending = await asyncio.wait(tasks, timeout=patience)
+        if pending:
+            stuck = [each for each, task in self.followed.items() if task in pending]
+            raise Broken(await self._told(f"L: {len(stuck)} runs have not ended: {stuck[:5]}"))
+        return [task.result() for task in tasks]
+
+    async def in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have this go on beside the rest; `check` waits for it."""
+        self._background.append(asyncio.create_task(work))
+
+    async def until(
+        self, true: Callable[[], bool], what: str, patience: float = PATIENCE_SECONDS
+    ) -> None:
+        """Look again and again."""
+        end = time.monotonic() + patience
+        while not true():
+            if time.monotonic() > end:
+                raise Broken(await self._told(f"waited in vain for {what}"))
+            await asyncio.sleep(0.01)
+
+    # --- judgement -----------------------------------------------------------
+
+    async def check(
+        self, *, doctor: bool = True, without: frozenset[str] | set[str] = frozenset()
+    ) -> Figures:
+        """Wait for the end of everything, and raise `Broken` with whatever is wrong; *without*
+        these runs."""
+        if self._background:
+            await asyncio.gather(*self._background)
+        self.stories = await self.ends()
+        wrong = await asyncio.to_thread(self._stop_workers)
+        loaded: dict[str, LoadedRun | None] = {}
+        for story in self.stories:
+            loaded[story.run_id] = await self.store.load_steps(story.run_id)
+        accidents = self._accidents()
+        rows = [row for row in self.ledger.rows() if row.run not in without]
+        judge = Judge(rows, self.faults + accidents, self.stories, loaded)
+        wrong += judge.wrong()
+        figures = judge.figures
+        figures.accidents = len(accidents)
+        figures.refused = len(self.refused)
+        for worker in self.workers:
+            wrong += [
+                f"X: worker {worker.number} logs {bug!r}" for bug in BUGS if bug in worker.log
+            ]
+        if doctor:
+            wrong += await asyncio.to_thread(self._doctor)
+        if wrong:
+            raise Broken(await self._told("\n".join(wrong[:20])))
+        return figures
+
+    @property
+    def refused(self) -> list[str]:
+        """What the store has refused to zombies: a process id, an operation and a run."""
+        return self.refused_file.read_text().splitlines() if self.refused_file.exists() else []
+
+    def _accidents(self) -> list[Fault]:
+        """Workers that lost their lease though nothing was done to them: a machine that is too
+        busy is a fault as well."""
+        met = {pid for fault in self.faults for pid in fault.pids}
+        return [
+            Fault("accident", frozenset({worker.pid}), 0, monotonic_ns())
+            for worker in self.workers
+            if worker.pid not in met and "PKR401" in worker.log
+        ]
+
+    def _stop_workers(self) -> list[str]:
+        living = self.living
+        for worker in living:
+            worker.send(signal.SIGTERM)
+        codes = {worker.number: worker.wait() for worker in living}
+        return [f"X: worker {number} ended with {code}" for number, code in codes.items() if code]
+
+    def _doctor(self) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pikku.cli", "--app", APP, "doctor", "--json"],
+            capture_output=True,
+            text=True,
+            cwd=self.folder,
+            env={**os.environ, "PIKKU_STORE": self.url, "PYTHONPATH": str(ROOT)},
+            timeout=60,
+        )
+        if done.returncode == 0:
+            return []
+        return [
+            f"D: doctor ends with {done.returncode}: {done.stdout[-3000:]}{done.stderr[-1000:]}"
+        ]
+
+    async def _told(self, wrong: str) -> str:
+        """What is wrong, with what helps to understand it."""
+        parts = [f"seed {self.seed}: {wrong}", *self.notes]
+        for each, task in self.followed.items():
+            if not task.done():
+                try:
+                    async with asyncio.timeout(2):
+                        loaded = await self.store.load_steps(each)
+                except (PikkuError, TimeoutError) as error:
+                    parts.append(f"{each}: {error}")
+                    continue
+                if loaded is not None:
+                    open_steps = [
+                        s for s in loaded.steps if s.status not in ("succeeded", "failed")
+                    ]
+                    parts.append(f"{each}: {loaded.run}\n  open: {open_steps}")
+                if len(parts) > 6:
+                    break
+        parts += [f"fault: {fault}" for fault in self.faults]
+        for worker in self.workers:
+            parts.append(f"--- worker {worker.number} ({worker.pid})\n{worker.log[-2500:]}")
+        return "\n".join(parts)
+
+
+@asynccontextmanager
+async def site(
+    folder: Path, server: RedisServer, seed: int, *, options: str = "", **engine: Any
+) -> AsyncGenerator[Site, None]:
+    """A site, open; its folder is made anew."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    made = Site(folder, server, seed, options=options, **engine)
+    try:
+        await made.open()
+        yield made
+    finally:
+        await made.close()
