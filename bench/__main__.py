@@ -15,16 +15,19 @@ from pathlib import Path
 
 from .own import run_own
 from .peers import Surroundings
-from .plan import CELLS, FAMILIES, OURS
+from .plan import CELLS, FAMILIES, OURS, Cell, Family
+from .plan_redis import REDIS_CELLS, REDIS_FAMILIES
 from .samples import Gap, Record, from_lines, to_line
+from .server import server_version
 from .table import gaps, noise, table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, then print. 1 when a cell of ours could not be measured, 2 on misuse."""
     options = _parser().parse_args(arguments)
+    cells, families = (REDIS_CELLS, REDIS_FAMILIES) if options.redis else (CELLS, FAMILIES)
     if options.list:
-        print("\n".join(f"{cell.name:26} {cell.title}" for cell in CELLS))
+        print("\n".join(f"{cell.name:26} {cell.title}" for cell in cells))
         return 0
     if options.table is not None:
         if not options.table.is_file():
@@ -33,16 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lines = options.table.read_text("utf-8").splitlines()
         _print(lines[0], list(from_lines(lines)))
         return 0
-    chosen = _chosen(options.only)
+    chosen = _chosen(options.only, cells)
     if not chosen:
         print(f"no cell is named {options.only}; --list shows the names", file=sys.stderr)
         return 2
-    heading = _heading()
+    heading = _heading(redis=options.redis)
     records: list[Record] = []
     with options.out.open("w", encoding="utf-8") if options.out else nullcontext() as kept:
         if kept:
             print(heading, file=kept)
-        for record in _measure(options, chosen):
+        for record in _measure(options, chosen, families):
             records.append(record)
             if kept:
                 print(to_line(record), file=kept, flush=True)
@@ -57,6 +60,7 @@ def _print(heading: str, records: Sequence[Record]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--redis", action="store_true", help="the cells on Redis, instead")
     parser.add_argument("--peers", type=Path, help="folder that holds the peers' scripts")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, interleaved (3)")
     parser.add_argument("--only", default="*", help="cells, by name or pattern: a,b-*")
@@ -68,12 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen(only: str) -> set[str]:
+def _chosen(only: str, cells: Sequence[Cell]) -> set[str]:
     patterns = [part.strip() for part in only.split(",") if part.strip()]
-    return {cell.name for cell in CELLS if any(fnmatch(cell.name, one) for one in patterns)}
+    return {cell.name for cell in cells if any(fnmatch(cell.name, one) for one in patterns)}
 
 
-def _measure(options: argparse.Namespace, chosen: set[str]) -> Iterator[Record]:
+def _measure(
+    options: argparse.Namespace, chosen: set[str], families: Sequence[Family]
+) -> Iterator[Record]:
     environments = os.environ.get("PEERS_ENV")
     data = (options.data or Path(tempfile.gettempdir())).resolve()
     where = Surroundings(
@@ -83,7 +89,7 @@ def _measure(options: argparse.Namespace, chosen: set[str]) -> Iterator[Record]:
         quick=options.quick,
     )
     for number in range(1, options.rounds + 1):
-        for family in FAMILIES:
+        for family in families:
             for own in family.own:
                 if chosen.intersection(own.cells):
                     _progress(number, options.rounds, own.cells, "pikku")
@@ -102,10 +108,10 @@ def _progress(number: int, rounds: int, cells: Sequence[str], engine: str) -> No
     print(f"round {number}/{rounds}  {engine}: {', '.join(cells)}", file=sys.stderr)
 
 
-def _heading() -> str:
+def _heading(*, redis: bool) -> str:
+    store = (server_version() or "no Redis") if redis else f"SQLite {sqlite3.sqlite_version}"
     return (
-        f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version},"
-        f" {os.cpu_count()} CPUs, {platform.system()}"
+        f"Python {platform.python_version()}, {store}, {os.cpu_count()} CPUs, {platform.system()}"
     )
 
 

@@ -26,6 +26,10 @@ def perform(workload: str, options: dict[str, Any]) -> list[dict[str, float]]:
         return [probe(**options)]
     if workload == "generate":
         return generate(data, **options)
+    if workload.startswith("redis_"):
+        on_redis = importlib.import_module("bench.workloads_redis")
+        found: list[dict[str, float]] = asyncio.run(getattr(on_redis, workload)(data, **options))
+        return found
     workloads = importlib.import_module("bench.workloads")
     return [asyncio.run(getattr(workloads, ENGINE[workload])(data, **options))]
 

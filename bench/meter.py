@@ -56,8 +56,10 @@ def _machine_busy_s() -> float | None:
 class Meter:
     """What passed between `with` and its end: `cpu`, `wall` and `noise`.
 
-    `noise` is the share of the whole machine that others used meanwhile.
+    `noise` is the share of the whole machine, of `cores`, that others used meanwhile.
     """
+
+    cores = os.cpu_count() or 1
 
     def __enter__(self) -> Self:
         self._busy = _machine_busy_s()
@@ -77,7 +79,7 @@ class Meter:
         busy = _machine_busy_s()
         if busy is not None and self._busy is not None:
             others = busy - self._busy - self.cpu
-            self.noise = max(0.0, others) / (max(self.wall, 1e-9) * (os.cpu_count() or 1))
+            self.noise = max(0.0, others) / (max(self.wall, 1e-9) * self.cores)
 
     def per_step(self, steps: int) -> dict[str, float]:
         """The metrics of a cell whose unit is the step."""

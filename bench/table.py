@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .plan import CELLS, OURS, Cell, Goal
+from .plan_redis import REDIS_CELLS
 from .samples import Gap, Record, Sample
 
 HEAD = ("cell", "engine", "CPU ms", "min-max", "per", "speed", "also", "theirs / ours", "goal")
@@ -16,6 +18,25 @@ _ALSO = {
     "rss_mb": "{:.1f} MB",
     "modules": "{:.0f} modules",
     "kb_run": "{:.1f} KB/run",
+    "engine_ms": "engine {:.4f}",
+    "server_ms": "+ server {:.4f}",
+    "starter_ms": "(starter {:.4f} besides)",
+    "commands": "{:.2f} commands/step",
+    "calls": "{:.3f} calls/step",
+    "step_commands": "one more step alone {:.2f} commands",
+    "step_calls": "{:.2f} calls",
+    "attempt_calls": "{:.3f} calls/attempt",
+    "times_fan": "CPU over that of 500 {:.2f}",
+    "grown_commands": "commands/step over the smallest's {:.3f}",
+    "times_cpu": "CPU over that of 300 steps {:.2f}",
+    "times_wall": "wall {:.2f}",
+    "times_one": "CPU/step over one worker's {:.2f}",
+    "share": "{:.0%} of the speed with everysec",
+    "p50_ms": "p50 {:.2f} ms",
+    "p99_ms": "p99 {:.2f} ms",
+    "fired_p99_ms": "timers fired p99 {:.0f} ms",
+    "late_p99_ms": "next step p99 {:.0f} ms",
+    "server_kb_run": "+ {:.1f} KB/run in the server",
 }
 _BOUND = {
     "cpu_ms": "<= {:g} ms",
@@ -23,7 +44,19 @@ _BOUND = {
     "growth": "late/early <= {:g}",
     "peak_mb": "peak <= {:g} MB",
     "rss_mb": "<= {:g} MB",
+    "commands": "<= {:g} commands",
+    "calls": "<= {:g} calls",
+    "step_commands": "<= {:g} commands",
+    "step_calls": "<= {:g} calls",
+    "replay_ms": "engine <= {:g} ms",
+    "times_fan": "CPU <= {:g}x",
+    "attempt_calls": "<= {:g} calls/attempt",
+    "grown_commands": "commands <= {:g}x",
+    "times_cpu": "CPU <= {:g}x",
+    "times_one": "<= {:g}x one worker's",
+    "share": ">= {:.0%}",
 }
+_OF_PEER = {"cpu_ms": ">= {:g}x CPU", "p50_ms": ">= {:g}x p50"}
 
 
 def table(records: Iterable[Record]) -> str:
@@ -50,7 +83,7 @@ def gaps(records: Iterable[Record]) -> str:
 
 
 def _rows(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
-    for cell in CELLS:
+    for cell in (*CELLS, *REDIS_CELLS):
         mine = [record for record in records if record.cell == cell.name]
         engines = sorted({record.engine for record in mine}, key=lambda name: (name != OURS, name))
         measured = {name: _samples(mine, name) for name in engines}
@@ -114,9 +147,11 @@ def _also(samples: Sequence[Sample]) -> Iterator[str]:
             yield form.format(value)
 
 
-def _ratio(theirs: Sequence[Sample], ours: Sequence[Sample]) -> float | None:
-    """How many times our CPU the peer uses."""
-    over, under = _median(theirs, "cpu_ms"), _median(ours, "cpu_ms")
+def _ratio(
+    theirs: Sequence[Sample], ours: Sequence[Sample], metric: str = "cpu_ms"
+) -> float | None:
+    """How many times our CPU, or another metric, is the peer's."""
+    over, under = _median(theirs, metric), _median(ours, metric)
     return over / under if over is not None and under else None
 
 
@@ -124,23 +159,27 @@ def _ratios(theirs: Sequence[Sample], ours: Sequence[Sample]) -> str:
     cpu = _ratio(theirs, ours)
     if cpu is None:
         return ""
+    waits = _ratio(theirs, ours, "p50_ms")
+    if waits is not None:
+        return f"{cpu:.2f}x CPU, {waits:.2f}x p50"
     fast, slow = _median(ours, "per_s"), _median(theirs, "per_s")
     return f"{cpu:.2f}x CPU" + (f", {fast / slow:.2f}x speed" if fast and slow else "")
 
 
 def _wording(goal: Goal) -> str:
     if goal.peer is not None:
-        return f">= {goal.times:g}x CPU"
-    return _BOUND[goal.metric].format(goal.at_most)
+        return _OF_PEER[goal.metric].format(goal.times)
+    return _BOUND[goal.metric].format(goal.at_least if goal.at_most is None else goal.at_most)
 
 
 def _verdict(goal: Goal, samples: Sequence[Sample], ours: Sequence[Sample]) -> str:
     if goal.peer is not None:
-        value = _ratio(samples, ours)
+        value = _ratio(samples, ours, goal.metric)
         met = value is not None and goal.times is not None and value >= goal.times
     else:
         value = _median(samples, goal.metric)
-        met = value is not None and goal.at_most is not None and value <= goal.at_most
+        low, high = goal.at_least or 0.0, math.inf if goal.at_most is None else goal.at_most
+        met = value is not None and low <= value <= high
     word = "not measured" if value is None else "met" if met else "NOT MET"
     return f"{_wording(goal)} {word}"
 
