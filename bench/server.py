@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +68,7 @@ class Server:
 
 
 @contextmanager
-def redis_server(data: Path, fsync: str = "everysec") -> Iterator[Server]:
+def redis_server(data: Path, fsync: str = "everysec") -> Generator[Server]:
     """A server with an append-only file, gone afterwards."""
     program = shutil.which("redis-server")
     if program is None:

@@ -56,6 +56,7 @@ _BOUND = {
     "times_one": "<= {:g}x one worker's",
     "share": ">= {:.0%}",
 }
+_ASKED = ("p50_ms", "p99_ms")  # peers tell them of every cell
 _OF_PEER = {"cpu_ms": ">= {:g}x CPU", "p50_ms": ">= {:g}x p50"}
 
 
@@ -114,7 +115,7 @@ def _columns(
         f"{_figure(min(cpu))}-{_figure(max(cpu))}",
         cell.unit,
         _speed(samples),
-        ", ".join(_also(samples)),
+        ", ".join(_also(samples, ours)),
         "" if engine == OURS else _ratios(samples, ours),
         "; ".join(_verdict(goal, samples, ours) for goal in goals),
     )
@@ -140,10 +141,10 @@ def _speed(samples: Sequence[Sample]) -> str:
     return f"{statistics.median(wall):.2f} s" if wall else ""
 
 
-def _also(samples: Sequence[Sample]) -> Iterator[str]:
+def _also(samples: Sequence[Sample], ours: Sequence[Sample]) -> Iterator[str]:
     for metric, form in _ALSO.items():
         value = _median(samples, metric)
-        if value is not None:
+        if value is not None and (metric not in _ASKED or _values(ours, metric)):
             yield form.format(value)
 
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +43,7 @@ from .workloads import (
 WARM_RUNS = 30
 WARM_STEPS = 10
 ALONE = 100
-REST_S = 3
+REST_S = 10
 LOOK_EVERY_S = 0.01
 
 executed: list[str] = []
@@ -51,19 +51,8 @@ woken: list[float] = []
 due_at = 0.0
 
 
-@registry.pikku_func(dispatch="queue")
-async def queued_step(ctx: Context, data: Index) -> Done:
-    return {"i": data["i"], "ok": True}
-
-
 @registry.pikku_func
 async def listed_step(ctx: Context, data: Attempt) -> Done:
-    executed.append(f"{data['run']}:{data['i']}")
-    return {"i": data["i"], "ok": True}
-
-
-@registry.pikku_func(dispatch="queue")
-async def listed_queued_step(ctx: Context, data: Attempt) -> Done:
     executed.append(f"{data['run']}:{data['i']}")
     return {"i": data["i"], "ok": True}
 
@@ -78,7 +67,7 @@ async def wake(ctx: Context, data: Index) -> Done:
 async def queued(ctx: WorkflowContext, data: Flow) -> int:
     total = 0
     for i in range(data["steps"]):
-        total += (await ctx.workflow.do(f"s{i}", queued_step, Index(i=i)))["i"]
+        total += (await ctx.workflow.do(f"s{i}", step, Index(i=i), dispatch="queue"))["i"]
     return total
 
 
@@ -96,14 +85,18 @@ async def listed_queued(ctx: WorkflowContext, data: Flow) -> int:
     total = 0
     for i in range(data["steps"]):
         attempt = Attempt(run=data["run"], i=i)
-        total += (await ctx.workflow.do(f"s{i}", listed_queued_step, attempt))["i"]
+        total += (await ctx.workflow.do(f"s{i}", listed_step, attempt, dispatch="queue"))["i"]
     return total
 
 
 @registry.pikku_workflow_func
 async def fan(ctx: WorkflowContext, data: Flow) -> int:
     asked = (ctx.workflow.do(f"s{i}", step, Index(i=i)) for i in range(data["steps"]))
-    return sum(done["i"] for done in await asyncio.gather(*asked))
+    answers: list[Done] = await asyncio.gather(*asked)
+    total = 0
+    for done in answers:
+        total += done["i"]
+    return total
 
 
 @registry.pikku_workflow_func
@@ -117,7 +110,7 @@ async def rested_remotely(ctx: WorkflowContext, data: Flow) -> int:
     total = 0
     for i in range(data["steps"]):
         total += (await ctx.workflow.do(f"s{i}", listed_step, Attempt(run="r", i=i)))["i"]
-    await ctx.workflow.sleep("rest", f"{REST_S}s")
+    await ctx.workflow.sleep_until("rest", datetime.fromtimestamp(float(data["run"]), UTC))
     return total
 
 
@@ -191,7 +184,9 @@ async def redis_steps(
 async def _one_more_step(data: Path, *, workflow: str, steps: int, remote: bool) -> Metrics:
     """What one step more costs a run alone: exact counts, without those of the run itself."""
     meters: list[ServerMeter] = []
-    with redis_server(data) as server:
+    folder = data / "alone"
+    folder.mkdir()
+    with redis_server(folder) as server:
         async with opened(server, remote=remote):
             await finish(workflow, "w", steps)
             for more in (0, ALONE):
@@ -279,10 +274,11 @@ async def redis_fans(data: Path, *, sizes: Sequence[int]) -> list[Metrics]:
     return found
 
 
-async def redis_record(data: Path, *, url: str) -> list[Metrics]:
+async def redis_record(data: Path, *, url: str, due: float) -> list[Metrics]:
     """A run of 3,000 steps that then sleeps; its process ends here."""
     async with app.open(store=url, queue_service="store", work=Work()):
-        run = await begin("rested_remotely", "r", LONG)
+        flow = Flow(run=str(due), steps=LONG)
+        run: Any = await app.start_workflow("rested_remotely", flow, run_id="r", wait=False)
         while len(executed) < LONG or (await run.history())[-1].kind != "sleep_started":
             await asyncio.sleep(0.05)
     return [{}]
@@ -291,10 +287,14 @@ async def redis_record(data: Path, *, url: str) -> list[Metrics]:
 async def redis_replay(data: Path) -> list[Metrics]:
     """The run that another process left asleep, from its timer to its result."""
     with redis_server(data) as server:
-        options = json.dumps({"data": str(data), "url": server.url})
+        due = time.time() + REST_S
+        options = json.dumps({"data": str(data), "url": server.url, "due": due})
         command = [sys.executable, "-m", "bench.child", "redis_record", options]
         subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
         async with opened(server, remote=True):
+            await asyncio.sleep(max(0.0, due - 0.2 - time.time()))
+            if time.time() > due:
+                raise AssertionError(f"{LONG} steps were not recorded within {REST_S} s")
             with ServerMeter(server) as meter:
                 expect(await app.get_run("rested_remotely", "r").result(timeout="1min"), LONG)
     if executed:
@@ -341,7 +341,7 @@ async def redis_sleepers(data: Path, *, runs: int, rest_s: int) -> list[Metrics]
 
 
 @contextmanager
-def watched(server: Server) -> Iterator[list[tuple[float, int]]]:
+def watched(server: Server) -> Generator[list[tuple[float, int]]]:
     """How many timers are left, looked at again and again from a thread."""
     seen: list[tuple[float, int]] = []
     over = threading.Event()
@@ -429,7 +429,11 @@ class Worker:
 
 async def redis_worker(data: Path, *, url: str) -> list[Metrics]:
     """What a `Worker` starts: works and answers until its stdin ends."""
-    answers = {"ready": lambda: True, "cpu": cpu_s, "bodies": lambda: executed}
+    answers: dict[str, Callable[[], object]] = {
+        "ready": lambda: True,
+        "cpu": cpu_s,
+        "bodies": lambda: executed,
+    }
     async with app.open(store=url, queue_service="store", work=Work()):
         loop = asyncio.get_running_loop()
         while line := await loop.run_in_executor(None, sys.stdin.readline):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import inspect
 import json
@@ -47,6 +48,7 @@ from pikku._results import Results
 from pikku._session import FOREVER_SECONDS, Session
 from pikku._settings import EngineOptions, Work
 from pikku.errors import (
+    CorruptStateError,
     LeaseLostError,
     PoisonedStepError,
     RunConflictError,
@@ -564,6 +566,14 @@ class Engine:
                 try:
                     loaded = await self.store.load_steps(live.run_id)
                     break
+                except CorruptStateError as error:
+                    log.error("run %s cannot go on: %s", live.run_id, error)
+                    live.drop()
+                    with contextlib.suppress(StoreError):
+                        run = await self.store.load_run(live.run_id)
+                        if run is not None:
+                            self._end_corrupt(run, error)
+                    return
                 except StoreError as error:
                     log.warning("run %s: %s; trying again", live.run_id, error)
                     await asyncio.sleep(SWEEP_SECONDS)

@@ -807,6 +807,9 @@ class LiveRun:
     def _refused(self, error: Exception | None) -> None:
         """The store cannot take this commit, and would not take it a second time."""
         log.error("run %s: its records are refused: %s", self.run_id, error)
+        if isinstance(error, CorruptStateError):  # the store keeps it for inspection
+            self.drop()
+            return
         if self._run.error == "refused":
             self._engine.release_later(self)
             self.drop()

@@ -542,7 +542,7 @@ async def corrupted(folder: Path, seed: int, kind: str | None = None) -> Figures
         follower.cancel()
         await asyncio.gather(follower, return_exceptions=True)
         figures = await here.check(doctor=False, without={victim})
-        expect(told, f"seed {seed}: {kind}: nothing says what happened to {victim}")
+        expect(told, f"seed {seed}: {kind}: nothing says what happened to {victim}: {here.notes}")
         return figures
 
 
@@ -562,6 +562,7 @@ async def _told_of(here: Site, victim: str) -> str:
             return "completed"
         await asyncio.sleep(0.1)
     said = await asyncio.to_thread(here._doctor)
+    here.notes += said
     return next((each for each in said if victim in each), "")
 
 

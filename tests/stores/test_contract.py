@@ -10,9 +10,7 @@ from pikku.testing.clock import FakeClock
 from pikku.testing.store_contract import CHECKS, Check
 
 # Promises that a store does not keep yet: (check, scheme of the store) -> what is wrong.
-KNOWN: dict[tuple[str, str], str] = {
-    ("claim_passes_over_jobs_that_nobody_wants", "sqlite"): "stale jobs count as claimed ones",
-}
+KNOWN: dict[tuple[str, str], str] = {}
 
 
 @pytest.fixture

@@ -78,9 +78,10 @@ class Talk:
     """What a session has said to a partition, and heard: calls are numbered, so that an answer that
     was lost can be asked for, and mail is kept until the next call says that it has arrived."""
 
-    __slots__ = ("call_number", "lost", "mail_read")
+    __slots__ = ("answered", "call_number", "lost", "mail_read")
 
     def __init__(self) -> None:
+        self.answered = 0
         self.call_number = 0
         self.lost: int | None = None
         self.mail_read: tuple[int, int] | None = None
@@ -328,9 +329,10 @@ class RedisStore:
             if talk.lost is None:
                 talk.lost = talk.call_number
             raise
-        results, claimed, jobs, inbox, next_due, alive, more, now_us = answer
+        results, claimed, jobs, inbox, next_due, alive, more, now_us, answered = answer
         if self._given_clock is None:
             self._server_clock.learn(int(now_us), sent, time.time_ns() // 1000)
+        talk.answered = answered
         talk.lost = None
         talk.mail_read = (talk.call_number, len(inbox)) if inbox else None
         if self._replicas and ops:
@@ -358,6 +360,7 @@ class RedisStore:
             "" if read is None else read[0],
             0 if read is None else read[1],
             int(MAIL in want or talk.lost is not None),
+            talk.answered,
             queues,
         ]
         if queues:
@@ -501,17 +504,26 @@ class RedisStore:
             )
             offset += len(members)
             if members:
-                flats = await self._transport.commands(
-                    *(("HGETALL", f"{partition.tag}:r:".encode() + each[15:]) for each in members)
+                flats = await self._transport.each(
+                    [("HGETALL", f"{partition.tag}:r:".encode() + each[15:]) for each in members]
                 )
                 for member, flat in zip(members, flats, strict=True):
-                    if flat:
-                        run = run_of(member[15:].decode(), _flat(flat))
-                        if _fits(run, wanted):
-                            found.append((member, run))
+                    run = self._listable(member[15:].decode(), flat)
+                    if run is not None and _fits(run, wanted):
+                        found.append((member, run))
             if len(members) < page:
                 break
         return found
+
+    def _listable(self, run_id: str, flat: Any) -> RunRecord | None:
+        """The run, unless it is gone or cannot be read; the others are listed all the same."""
+        try:
+            if isinstance(flat, Exception):
+                raise translated(flat, self.address)
+            return run_of(run_id, _flat(flat)) if flat else None
+        except StoreError as error:
+            log.error("run %s is left out: %s", run_id, error)
+            return None
 
     async def count_runs(self) -> dict[str, int]:
         counts: dict[str, int] = {}

@@ -22,6 +22,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pikku.errors import (
+    CorruptStateError,
     StoreError,
     StoreFullError,
     StoreReadOnlyError,
@@ -130,6 +131,8 @@ def translated(error: BaseException, shown: str) -> StoreError:
         )
     if isinstance(error, exceptions.TimeoutError | exceptions.ConnectionError | OSError):
         return LostAnswerError(f"{shown} cannot be reached: {text}")
+    if text.startswith("WRONGTYPE"):
+        return CorruptStateError(f"{shown}: a record is of another type: {text}")
     if text.startswith("OVERTAKEN"):
         return StoreUnavailableError(f"{shown} answered another call first")
     if text.startswith(("CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "MISCONF")):
@@ -271,6 +274,25 @@ class Transport:
                 for command in commands:
                     pipeline.execute_command(*command)
                 answers: list[Any] = await _uncancelled(pipeline.execute())
+                return answers
+        except (exceptions.RedisError, OSError) as error:
+            raise translated(error, self.shown) from error
+
+    async def each(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """What plain commands answer; in place of the answer of one that failed, its exception.
+
+        Raises:
+            StoreError: if the server cannot be asked.
+        """
+        client = self._client
+        if client is None:
+            raise StoreUnavailableError(f"{self.shown} is not open")
+        pipeline = client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        try:
+            async with self._reads:
+                answers: list[Any] = await _uncancelled(pipeline.execute(raise_on_error=False))
                 return answers
         except (exceptions.RedisError, OSError) as error:
             raise translated(error, self.shown) from error

@@ -1,10 +1,25 @@
 -- One call: acknowledge mail, carry out the operations one by one, make the gathered effects, then
 -- claim from the wanted queues and read the mail.
 -- ARGV: session, call number, number of the call whose answer was lost (''), number of the call
--- whose mail is acknowledged (''), how much mail that was, read mail (1), count of wants,
+-- whose mail is acknowledged (''), how much mail that was, read mail (1), how many calls of the
+-- session the server had answered when it last said so, count of wants,
 -- [queue, count]*, [operation, count of arguments, arguments...]*
 local number, lost, acknowledged, read = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local wants = tonumber(ARGV[7])
+local wants = tonumber(ARGV[8])
+local answered = call('HINCRBY', own_key(session), '#c', 1)
+if answered <= tonumber(ARGV[7]) then
+  -- The server has gone back to an earlier state, or the session was reaped: what it knows of its
+  -- runs is worth nothing here.
+  if answered == 1 then
+    call('DEL', own_key(session))
+  end
+  local refused, next_op = {}, 8 + wants * 2
+  while next_op < argc do
+    refused[#refused + 1] = FENCED
+    next_op = next_op + 2 + tonumber(ARGV[next_op + 2])
+  end
+  return { refused, {}, {}, {}, '-1', 0, {}, string.format('%.0f', now()), answered }
+end
 if lost ~= '' then
   call('HSET', own_key(session), '#n', number)
 end
@@ -18,7 +33,7 @@ if wants > 0 or acknowledged ~= '' or ARGV[6] == '1' then
     call('HSET', own_key(session), '#', acknowledged)
   end
 end
-local at = 7 + wants * 2
+local at = 8 + wants * 2
 local results = {}
 -- A call without operations looks at everything.
 local only_looks = at >= argc
@@ -123,7 +138,7 @@ if wants > 0 or only_looks then
   end
 end
 for i = 0, wants - 1 do
-  local queue, count = ARGV[8 + i * 2], tonumber(ARGV[9 + i * 2])
+  local queue, count = ARGV[9 + i * 2], tonumber(ARGV[10 + i * 2])
   asked[queue] = true
   local key = queue_key(queue)
   local name = string.match(queue, '^jobs:(.*)$')
@@ -197,4 +212,5 @@ if asked_for_timers then
   local first = call('ZRANGE', timers_key, 0, 0, 'WITHSCORES')
   next_due = first[2] and string.format('%.0f', tonumber(first[2])) or ''
 end
-return { results, claimed, jobs, inbox, next_due, is_alive, more, string.format('%.0f', now()) }
+return { results, claimed, jobs, inbox, next_due, is_alive, more, string.format('%.0f', now()),
+  answered }
