@@ -91,7 +91,7 @@ REDIS_CELLS = (
         "redis-replay",
         "cold replay of 3,000 steps, once claimed",
         "run",
-        (Goal("replay_ms", at_most=30), Goal("calls", at_most=2)),
+        (Goal("replay_ms", at_most=30), Goal("replay_calls", at_most=2)),
     ),
     Cell("redis-fan-500", "gather of 500 remote steps", "step", (Goal(at_most=0.25),)),
     Cell(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -55,6 +56,30 @@ class Server:
     def timers(self) -> int:
         """How many timers of the engine are set."""
         return int(self._ask(f"ZCARD {TIMERS}")[1:])
+
+    @contextmanager
+    def monitored(self) -> Generator[list[str]]:
+        """What clients send, a line per command, without what scripts do; complete at its end."""
+        sent: list[str] = []
+        with socket.create_connection(("127.0.0.1", self.port), _PATIENCE_S) as connection:
+            connection.settimeout(None)
+            connection.sendall(b"MONITOR\r\n")
+            told = connection.makefile("rb")
+            told.readline()
+
+            def read() -> None:
+                for line in told:
+                    if b" lua] " not in line:
+                        sent.append(line.decode(errors="replace"))
+
+            thread = threading.Thread(target=read)
+            thread.start()
+            try:
+                yield sent
+            finally:
+                time.sleep(0.1)
+                connection.shutdown(socket.SHUT_RDWR)
+                thread.join()
 
     def _info(self) -> str:
         return self._ask("INFO everything")

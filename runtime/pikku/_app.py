@@ -312,7 +312,8 @@ class App(Generic[S_co]):
             RunIdError: *run_id* cannot be one.
             RunConflictError: the id belongs to another start.
             AppNotOpenError: outside `async with app:`.
-            StoreError: the store does not take it; there is no run.
+            StoreError: the store does not take it, or did not answer: then there may be a run, and
+                starting it again under a *run_id* of one's own finds it.
         """
         refuse_in_workflow_body(f"start_workflow({name!r})")
         opened = self.opened

@@ -613,7 +613,9 @@ class Engine:
     # --- claims, mail, timers -------------------------------------------------------------------
 
     def _on_reply(self, reply: Reply) -> None:
-        if not reply.session_alive and not self._closed:
+        if self._renewing:
+            return  # it was said to a session that is over; what it claimed is taken from it
+        if not reply.session_alive:
             self._session_lost()
             return
         self.intake.learn(reply)
@@ -737,7 +739,7 @@ class Engine:
 
     def _session_lost(self) -> None:
         """Others own our runs now: drop them all, and go on under a new name."""
-        if self._closed or self._renewing:
+        if self._renewing:
             return
         self._renewing = True
         log.error("%s", LeaseLostError("the lease of this process ran out"))
@@ -745,7 +747,8 @@ class Engine:
             live.drop()
         self.jobs.drop()
         self.placed.clear()
-        self._spawn(self._renew())
+        if not self._closed:
+            self._spawn(self._renew())
 
     async def _renew(self) -> None:
         while not self._closed:

@@ -415,6 +415,7 @@ class Examination(NamedTuple):
     queued: frozenset[str]
     jobs: frozenset[tuple[str, str, int]]
     timers: frozenset[tuple[str, str, str]]
+    unreadable: Mapping[str, str] = {}
 
 
 class RunFilter(NamedTuple):

@@ -156,6 +156,7 @@ def test_the_first_signal_lets_what_is_under_way_finish(desk: Desk) -> None:
     desk.pikku("runs", "start", "three", "--id", "t1", **REMOTE)
 
     with desk.spawn("worker", **REMOTE) as worker:
+        until(worker.stderr, lambda line: line.startswith("worker of"))
         until(worker.stdout, lambda line: line == "holding\n")
         worker.send_signal(signal.SIGTERM)
         asked = until(worker.stderr, lambda line: line.startswith("SIGTERM"))
@@ -172,6 +173,7 @@ def test_the_second_signal_stops_at_once(desk: Desk) -> None:
     desk.pikku("runs", "start", "three", "--id", "t1", **REMOTE)
 
     with desk.spawn("worker", **REMOTE) as worker:
+        until(worker.stderr, lambda line: line.startswith("worker of"))
         until(worker.stdout, lambda line: line == "holding\n")
         worker.send_signal(signal.SIGTERM)
         until(worker.stderr, lambda line: line.startswith("SIGTERM: finishing"))

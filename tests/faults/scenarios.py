@@ -10,6 +10,7 @@ import asyncio
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,29 @@ async def everything_gone(folder: Path, seed: int) -> Figures:
         figures = await here.check()
         figures.lost_runs += len(old)
         return figures
+
+
+def _reaped(server: RedisServer, session: str) -> bool:
+    """Whether others have; until then its lease is over, whatever it says itself."""
+    server.cli("ZADD", f"{TAG}:sess", "XX", 1, session)
+    return server.cli("ZSCORE", f"{TAG}:sess", session) is None
+
+
+async def reaped_client(folder: Path, seed: int) -> Figures:
+    """3 for whoever starts runs: it stood still, others have reaped it, and what it is asked for
+    next is done all the same."""
+    async with place(folder, seed) as here:
+        await here.start_workers(1)
+        for _ in range(5):
+            session = fault_app.app.opened.engine.session_id
+            await here.until(partial(_reaped, here.server, session), "the client to be reaped")
+            if here.dice.random() < 0.5:
+                await here.start_mixed(2)
+            else:
+                run_id = await here.start("napping", {"n": 1, "sleep": 600_000}, expected=...)
+                run: Any = fault_app.app.get_run("napping", run_id)
+                await run.cancel("enough")
+        return await here.check()
 
 
 async def full(folder: Path, seed: int) -> Figures:
@@ -676,6 +700,7 @@ ROWS: dict[Scenario, int] = {
     loop_stuck: 2,
     server_killed: 3,
     everything_gone: 2,
+    reaped_client: 2,
     connections_reset: 5,
     partitioned: 3,
     slow_network: 2,

@@ -252,7 +252,7 @@ async def test_a_crash_after_any_step_changes_neither_way_nor_result(
         url = world.url.replace("runs.db", f"runs-{keys.index(key)}.db")
         async with World(url, world.sticky).lab(toy) as lab:
             lab.crash_after(key)
-            run = await toy.start("way", run_id="r")
+            run = await toy.start("way", run_id=f"r{keys.index(key)}")
             before = len(executions)
             order_before = list(executions[-1].order)
             await lab.recover()

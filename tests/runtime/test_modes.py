@@ -13,6 +13,7 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel
 from tests.runtime.kit import Ctx, Lab, Toy, Wf, World
+from tests.servers.fixtures import RedisServers
 
 from pikku import Run, StepFailedError, StepFailure, TerminalError
 from pikku.testing import WorkflowLab
@@ -537,11 +538,15 @@ async def executed(
         return await shown(lab, run, case), crossed
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 def urls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, str]:
     """Two new stores of a kind."""
     if request.param == "memory":
         return "memory://", "memory://"
+    if request.param == "redis":
+        servers: RedisServers = request.getfixturevalue("redis_servers")
+        databases = servers.databases()
+        return databases.fresh_url(), databases.fresh_url()
     first, second = tmp_path / "inline.db", tmp_path / "remote.db"
     return f"sqlite:///{first}?durability=process", f"sqlite:///{second}?durability=process"
 

@@ -174,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
         reply = self.runner.run(self.store.apply(session, ops, {**want, MAIL: 1}))
         if session in self.leases:
             assert reply.session_alive
-        elif session in self.reaped and not ops:
+        elif not ops:
             assert not reply.session_alive
         called_off = [word for word in reply.inbox if word.what in ("stop", "ended")]
         self.read_mail(session, len(reply.inbox) - len(called_off))

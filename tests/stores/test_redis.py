@@ -19,6 +19,7 @@ from tests.servers.proxy import FaultProxy
 from tests.servers.redis import RedisAt, RedisServer, servers
 
 from pikku._records import (
+    CancelRun,
     CompleteStep,
     FireTimers,
     Op,
@@ -336,7 +337,7 @@ async def test_a_beat_whose_answer_is_lost_leaves_the_session_alive(wire: Wire) 
     assert wire.store.beat("s1", LEASE_US)
 
 
-async def overtaken(wire: Wire, monkeypatch: pytest.MonkeyPatch, call: Awaitable[Any]) -> Any:
+async def overtaken(wire: Wire, call: Awaitable[Any]) -> Any:
     """What *call* answers when it is given up and made again, and the second one gets there first.
 
     The first one is still on its way then.
@@ -362,7 +363,7 @@ async def test_a_call_that_was_overtaken_by_its_repeat_claims_nothing(
     other = await opened(redis_url)
     wire.store.beat("s2", LEASE_US)
     proxy.delay(1.2, "request")
-    reply = await overtaken(wire, monkeypatch, wire.store.apply("s2", [], {JOB_QUEUE: 5}))
+    reply = await overtaken(wire, wire.store.apply("s2", [], {JOB_QUEUE: 5}))
     assert list(reply.jobs) == []
     passed = proxy.counts.request_bytes
     await start_with_jobs(other)
@@ -374,6 +375,71 @@ async def test_a_call_that_was_overtaken_by_its_repeat_claims_nothing(
         await asyncio.sleep(0.01)
     reply = await wire.store.apply("s2", [], {JOB_QUEUE: 5})
     assert [each.step.key for each in reply.jobs] == ["a"], "the job is held by nobody who knows"
+
+
+async def test_a_late_call_deletes_no_mail(
+    redis_server: RedisAt,
+    redis_url: str,
+    make_proxy: MakeProxy,
+    opened: Open,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "CALL_SECONDS", 0.4)
+    proxy = make_proxy(redis_server)
+    store = await opened(proxy.through(redis_url))
+    other = await opened(redis_url)
+    await start_with_jobs(store, "r", "a", "b", "c")
+    other.beat("s2", LEASE_US)
+    await other.apply("s2", [], {JOB_QUEUE: 3})
+    await must(other, "s2", done("r", "a"))
+    assert [each.key for each in (await store.apply("s1", [], {MAIL: 1})).inbox] == ["a"]
+    proxy.delay(1.2, "request")
+    await overtaken(Wire(proxy, store, redis_url), store.apply("s1", [], {MAIL: 1}))
+    passed = proxy.counts.request_bytes
+    await must(other, "s2", done("r", "b"))
+    assert [each.key for each in (await store.apply("s1", [], {MAIL: 1})).inbox] == ["b"]
+    assert list((await store.apply("s1", [], {MAIL: 1})).inbox) == []
+    await must(other, "s2", done("r", "c"))
+    await asyncio.sleep(1.5)  # the late call arrives
+    assert proxy.counts.request_bytes > passed
+    assert [each.key for each in (await store.apply("s1", [], {MAIL: 1})).inbox] == ["c"]
+
+
+async def test_a_server_that_has_gone_back_ends_the_sessions_that_went_on(
+    redis_url: str, opened: Open
+) -> None:
+    store = await opened(redis_url)
+    await start_with_jobs(store)
+    server = at(redis_url)
+    kept = {key: server.cli("HGETALL", key) for key in (f"{TAG}:r:r", f"{TAG}:own:s1")}
+    await must(store, "s1", turn("r", 2, settle=Settle("completed", "1")))
+    for key, flat in kept.items():
+        server.cli("DEL", key)
+        server.cli("HSET", key, *flat)
+    reply = await store.apply("s1", [], {MAIL: 1})
+    assert not reply.session_alive
+
+
+@pytest.mark.parametrize("how", ["reaped", "flushed"])
+async def test_a_start_of_a_session_that_was_reaped_is_not_lost(
+    redis_url: str, opened: Open, how: str
+) -> None:
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    for number in range(3):
+        await must(store, "s1", new_run(f"r{number}", inline=False))
+    if how == "reaped":
+        at(redis_url).cli("ZADD", f"{TAG}:sess", 1, "s1")
+        other = await opened(redis_url)
+        other.beat("s2", LEASE_US)
+        await other.apply("s2", [ReapSessions()], {})
+    else:
+        at(redis_url).cli("FLUSHDB")
+    result = (await store.apply("s1", [new_run("new", inline=False)], {})).results[0]
+    assert result.code == "ok"
+    assert (await run_of(store, "new")).queued
+    await must(store, "s1", CancelRun("new", "why"))
+    assert (await run_of(store, "new")).cancel_us
 
 
 # --- data that are damaged -------------------------------------------------------

@@ -73,7 +73,8 @@ async def cases_of(store: Store, runs: dict[str, RunRecord]) -> list[Case]:
         again, still = await _look(store, sick)
         sick = _in_both(sick, again)
     return [
-        Case(run_id, runs[run_id].workflow, tuple(symptoms)) for run_id, symptoms in sick.items()
+        Case(run_id, runs[run_id].workflow if run_id in runs else "?", tuple(symptoms))
+        for run_id, symptoms in sick.items()
     ]
 
 
@@ -90,10 +91,15 @@ def _in_both(
 async def _look(store: Store, run_ids: Iterable[str]) -> tuple[dict[str, list[Symptom]], bool]:
     """What is wrong with each run, and whether nobody is there who could move one."""
     found = await store.examine()
-    sick: dict[str, list[Symptom]] = {}
+    sick: dict[str, list[Symptom]] = {
+        run_id: [Symptom("corrupt", f"cannot be read: {why}")]
+        for run_id, why in found.unreadable.items()
+    }
     for number, run_id in enumerate(run_ids, start=1):
         if number % PAGE == 0:
             found = await store.examine()
+        if run_id in found.unreadable:
+            continue
         try:
             loaded = await store.load_steps(run_id)
         except StoreError as error:

@@ -31,6 +31,7 @@ from pikku.errors import (
     SchemaVersionError,
     StoreError,
     StoreFullError,
+    StoreUnavailableError,
     StoreUnsafeError,
 )
 from pikku.stores.base import MAIL
@@ -53,6 +54,7 @@ log = logging.getLogger("pikku")
 
 TALKS = 64
 CALL_CHARACTERS = 16_000_000
+REPLICAS_MS = 1_000
 PAGE = 200
 
 
@@ -140,6 +142,7 @@ class RedisStore:
         self._replicas = replicas
         self._scripts: Scripts = scripts(flags=True, given_time=clock is not None)
         self._first = 0
+        self._unreadable: dict[str, str] = {}
         self._known: set[str] = set()
         self._known_lock = threading.Lock()
 
@@ -332,11 +335,17 @@ class RedisStore:
         results, claimed, jobs, inbox, next_due, alive, more, now_us, answered = answer
         if self._given_clock is None:
             self._server_clock.learn(int(now_us), sent, time.time_ns() // 1000)
+        if self._replicas and ops:
+            confirmed = await self._transport.confirmed(self._replicas, REPLICAS_MS)
+            if confirmed < self._replicas:
+                if talk.lost is None:
+                    talk.lost = talk.call_number
+                raise StoreUnavailableError(
+                    f"{self.address}: {confirmed} of {self._replicas} replicas have confirmed"
+                )
         talk.answered = answered
         talk.lost = None
         talk.mail_read = (talk.call_number, len(inbox)) if inbox else None
-        if self._replicas and ops:
-            await self._transport.commands(("WAIT", self._replicas, 1000))
         return Reply(
             [self._result(answer, op) for answer, op in zip(results, ops, strict=True)],
             [run for each in claimed if (run := self._claimed(each)) is not None],
@@ -523,6 +532,7 @@ class RedisStore:
             return run_of(run_id, _flat(flat)) if flat else None
         except StoreError as error:
             log.error("run %s is left out: %s", run_id, error)
+            self._unreadable[run_id] = str(error)
             return None
 
     async def count_runs(self) -> dict[str, int]:
@@ -562,7 +572,14 @@ class RedisStore:
             for entry in answer[4]:
                 end = 3 + int.from_bytes(entry[1:3], "little")
                 timers.add((entry[3:end].decode(), entry[end:].decode(), kinds[entry[:1]]))
-        return Examination(now_us, sessions, frozenset(queued), frozenset(jobs), frozenset(timers))
+        return Examination(
+            now_us,
+            sessions,
+            frozenset(queued),
+            frozenset(jobs),
+            frozenset(timers),
+            dict(self._unreadable),
+        )
 
 
 def _parts(ops: Sequence[Op]) -> list[Sequence[Op]]:

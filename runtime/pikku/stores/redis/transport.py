@@ -257,6 +257,19 @@ class Transport:
             await connection.send_packed_command(hiredis.pack_command(command))
             return await connection.read_response()
 
+    async def confirmed(self, replicas: int, milliseconds: int) -> int:
+        """How many replicas have what the calls so far have written, once there are *replicas*
+        or the time is over.
+
+        Raises:
+            StoreError: if the server cannot be asked.
+        """
+        try:
+            count: int = await _uncancelled(self._evaluate("WAIT", replicas, milliseconds))
+            return count
+        except (exceptions.RedisError, OSError) as error:
+            raise translated(error, self.shown) from error
+
     async def commands(self, *commands: tuple[Any, ...]) -> list[Any]:
         """What plain commands answer.
 

@@ -7,23 +7,14 @@
 local number, lost, acknowledged, read = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local wants = tonumber(ARGV[8])
 local answered = call('HINCRBY', own_key(session), '#c', 1)
-if answered <= tonumber(ARGV[7]) then
-  -- The server has gone back to an earlier state, or the session was reaped: what it knows of its
-  -- runs is worth nothing here.
-  if answered == 1 then
-    call('DEL', own_key(session))
-  end
-  local refused, next_op = {}, 8 + wants * 2
-  while next_op < argc do
-    refused[#refused + 1] = FENCED
-    next_op = next_op + 2 + tonumber(ARGV[next_op + 2])
-  end
-  return { refused, {}, {}, {}, '-1', 0, {}, string.format('%.0f', now()), answered }
-end
+-- Fewer than it has heard of: the server has gone back to an earlier state, or the session was
+-- reaped. What needs no lease is carried out; what the server takes the session to hold is worth
+-- nothing.
+local gone = answered <= tonumber(ARGV[7])
 if lost ~= '' then
   call('HSET', own_key(session), '#n', number)
 end
-if wants > 0 or acknowledged ~= '' or ARGV[6] == '1' then
+if not gone and (wants > 0 or acknowledged ~= '' or ARGV[6] == '1') then
   local seen = call('HMGET', own_key(session), '#', '#n')
   if seen[2] and tonumber(seen[2]) > tonumber(number) then
     return redis.error_reply('OVERTAKEN this call was given up, and another one answered')
@@ -131,8 +122,8 @@ local function claim_job(queue, entry)
   return true
 end
 
-local is_alive = 1
-if wants > 0 or only_looks then
+local is_alive = gone and 0 or 1
+if not gone and (wants > 0 or only_looks) then
   if not call('ZSCORE', sessions_key, session) then
     is_alive = 0
   end
@@ -185,7 +176,7 @@ for entry in pairs(owned) do
 end
 call_in_parts('HSET', own_key(session), entries)
 
-if lost ~= '' then
+if lost ~= '' and not gone then
   local held = call('HGETALL', own_key(session))
   for i = 1, #held, 2 do
     local entry, claimed_at = held[i], tonumber(held[i + 1])
@@ -204,7 +195,9 @@ if lost ~= '' then
   end
 end
 local inbox = {}
-if read_mail then
+if gone and answered == 1 then
+  call('DEL', own_key(session))
+elseif read_mail and not gone then
   inbox = call('LRANGE', inbox_key(session), 0, -1)
 end
 local next_due = '-1'

@@ -169,8 +169,11 @@ end
 
 -- A run whose records cannot be read ends there, kept for inspection.
 local function give_up(run)
-  local f = call('HMGET', run_key(run), 'status', 'number')
+  local f = call('HMGET', run_key(run), 'status', 'number', 'turn')
   if f[1] and f[2] and not FINAL[f[1]] then
+    if not tonumber(f[3] or '') then
+      call('HSET', run_key(run), 'turn', 0)
+    end
     index(run, f[1], 'failed')
     call('HSET', run_key(run), 'status', 'failed', 'error', string.sub(CORRUPT, 2), 'finished_us',
       now(), 'owner', '', 'queued', 0)
