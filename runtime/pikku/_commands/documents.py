@@ -90,6 +90,8 @@ def _step(step: StepRecord) -> dict[str, Any]:
         "input": value(step.input),
         "result": value(step.result),
         "error": _error(step.error),
+        "queue": step.queue or None,
+        "progress": value(step.progress),
         "due_at": _time(step.due_us),
         "created_at": _time(step.created_us),
         "started_at": _time(step.started_us),

@@ -102,6 +102,8 @@ def _step_lines(loaded: LoadedRun, entries: Sequence[HistoryEntry], now_us: int)
         target = step.target if step.kind == "rpc" else step.kind.replace("_", " ")
         span = ", not finished when the run ended" if unfinished else _span(step, now_us)
         lines.append(f"  {status}  {name}  {printable(target)}{span}")
+        if step.status == "running" and step.progress is not None:
+            lines.append(f"             {_progress(step.progress)}")
         for entry in attempts[step.key]:
             at = f"{as_datetime(entry.at_us):%H:%M:%S}"
             what = _ATTEMPT_KINDS[entry.kind]
@@ -113,6 +115,16 @@ def _step_lines(loaded: LoadedRun, entries: Sequence[HistoryEntry], now_us: int)
             lines.append(f"             {_error_sentence(step.error)}")
             lines += _where(step.error)
     return lines
+
+
+def _progress(text: str) -> str:
+    """How far a running step says it is."""
+    try:
+        said = json.loads(text)
+        share, note = float(said["done"]), str(said.get("note", ""))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return shortened(printable(text), 80)
+    return f"{share:.0%}" + (f": {shortened(printable(note), 80)}" if note else "")
 
 
 def _where(text: str | None) -> list[str]:
