@@ -1,4 +1,4 @@
-"""Jobs in remote mode, seen from the app: progress, called-off attempts, where steps are executed."""
+"""Jobs in remote mode, seen from the app: progress, called-off attempts, where a step runs."""
 
 from __future__ import annotations
 

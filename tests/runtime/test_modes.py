@@ -707,16 +707,3 @@ async def test_steps_on_several_queues_and_in_place_go_together(
     assert none == set()
     assert crossed >= {"Queued", "Reports", "Elsewhere", "y", "z"}
     assert "Inline" not in crossed
-
-
-@pytest.mark.xfail(strict=True, reason="a queue that only `do` names is served by no worker")
-async def test_a_queue_that_only_a_step_names_is_served() -> None:
-    async def elsewhere(ctx: Wf) -> str:
-        do: Any = ctx.workflow.do
-        return str(await do("Elsewhere", "work", "a", queue="of_its_own"))
-
-    toy = deployed(Case(elsewhere), None)
-    async with lab_of(toy, "memory://", "store", 1000) as lab:
-        run = await toy.start("body")
-        await lab.settle()
-        assert await run.status() == "completed"

@@ -228,9 +228,9 @@ def step_of(key: bytes, raw: bytes) -> StepRecord:
         return StepRecord(
             key.decode(),
             position,
-            KINDS[kind],
+            KINDS[int(kind)],
             target.decode(),
-            STATUSES[status],
+            STATUSES[int(status)],
             attempt,
             failures,
             lost,
@@ -275,8 +275,9 @@ def run_of(run_id: str, flat: Sequence[bytes]) -> RunRecord:
     try:
         cancelled = number(b"cancel_us")
         started_by = get(b"started_by")
-        status: Any = fields[b"status"].decode()
-        if status not in RUN_STATUSES:
+        said = fields[b"status"].decode()
+        status: Any = said
+        if said not in RUN_STATUSES:
             raise CorruptStateError(f"run {run_id} has the unknown status {status!r}")
         cancel_kind: Any = text(b"cancel_kind")
         return RunRecord(
@@ -347,9 +348,9 @@ def _delivery_of(word: bytes) -> Delivery:
     end = at + 4 + int.from_bytes(word[at : at + 4], "little")
     key = word[at + 4 : end].decode()
     result, error = _split(word[end:])
-    names: Sequence[str] = RUN_STATUSES if WORDS[what] == "ended" else ("", *STATUSES[1:])
-    spoken: Any = names[status] or None
-    kind: Any = WORDS[what]
+    kind: Any = WORDS[int(what)]
+    names: Sequence[str] = RUN_STATUSES if kind == "ended" else ("", *STATUSES[1:])
+    spoken: Any = names[int(status)] or None
     return Delivery(run_id, number, key, kind, spoken, result, error, attempt)
 
 

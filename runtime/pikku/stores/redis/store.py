@@ -8,7 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from pikku._clock import Clock, SystemClock
 from pikku._records import (
@@ -167,9 +167,10 @@ class RedisStore:
         return SCHEMA, len(self._partitions)
 
     def _check_meta(self, answer: Any) -> bool:
-        if not isinstance(answer, list):
+        if isinstance(answer, int):
             return bool(answer)
-        schema, partitions = int(answer[0]), int(answer[1] or 1)
+        found: list[Any] = answer
+        schema, partitions = int(found[0]), int(found[1] or 1)
         if schema != SCHEMA:
             raise SchemaVersionError(
                 f"{self.address} has schema version {schema}, and this pikku knows version {SCHEMA}"
@@ -599,7 +600,8 @@ def _parts(ops: Sequence[Op]) -> list[Sequence[Op]]:
 def _flat(answer: Any) -> list[bytes]:
     """A hash as a flat list, however the protocol's version hands it over."""
     if isinstance(answer, dict):
-        return [part for pair in answer.items() for part in pair]
+        pairs = cast("dict[bytes, bytes]", answer).items()
+        return [part for pair in pairs for part in pair]
     flat: list[bytes] = answer
     return flat
 

@@ -140,6 +140,9 @@ def translated(error: BaseException, shown: str) -> StoreError:
     return StoreError(f"{shown}: {text}")
 
 
+_packed: Any = vars(hiredis)["pack_command"]
+
+
 async def _uncancelled(call: Coroutine[Any, Any, T]) -> T:
     """What *call* answers. redis-py loses a cancellation now and then; so it is never cancelled:
     whoever waits goes at once, and the call ends by itself."""
@@ -205,7 +208,8 @@ class Transport:
             sentinel = made(list(address.nodes), socket_timeout=CONNECT_SECONDS)
             self._sentinels += sentinel.sentinels
             return sentinel.master_for(address.service, **options)
-        return redis.asyncio.Redis.from_url(address.url, **options)
+        made_from: Any = redis.asyncio.Redis
+        return made_from.from_url(address.url, **options)
 
     async def close(self) -> None:
         """Let go of every connection."""
@@ -254,7 +258,7 @@ class Transport:
                 self._connection = connection
             elif not connection.is_connected:
                 await connection.connect()
-            await connection.send_packed_command(hiredis.pack_command(command))
+            await connection.send_packed_command(_packed(command))
             return await connection.read_response()
 
     async def confirmed(self, replicas: int, milliseconds: int) -> int:
@@ -320,8 +324,9 @@ class Transport:
             answer: Any = await self._client.info()
         except (exceptions.RedisError, OSError) as error:
             raise translated(error, self.shown) from error
-        by_node = [each for each in answer.values() if isinstance(each, dict)]
-        told: dict[str, Any] = answer if "redis_version" in answer else by_node[0]
+        told: dict[str, Any] = answer
+        if "redis_version" not in told:
+            told = next(iter(told.values()))
         return told
 
     async def snapshots(self) -> bool:
@@ -396,4 +401,5 @@ class Transport:
             sentinel = made(list(address.nodes), socket_timeout=CONNECT_SECONDS)
             self._threaded_sentinels = sentinel.sentinels
             return sentinel.master_for(address.service, **options)
-        return redis.Redis.from_url(address.url, **options)
+        made_from: Any = redis.Redis
+        return made_from.from_url(address.url, **options)
