@@ -142,7 +142,7 @@ class Engine:
         self.bodies = Bodies(
             self.loop,
             self.clock,
-            options.threads if work is None else max(options.threads, work.concurrency),
+            max(options.threads, work.concurrency) if remote and work else options.threads,
             may_begin=lambda: not self._session.expired,
             on_fenced=self._session_lost,
             on_quiet=self._bodies_quiet,
@@ -643,7 +643,9 @@ class Engine:
             live.receive(delivery)
 
     def _wanted(self, ops: int) -> Mapping[str, int]:
-        return {} if self._closed else self.intake.wanted(ops)
+        if self._closed or self._renewing:  # nobody would see to what came
+            return {}
+        return self.intake.wanted(ops)
 
     def _take_over(self, loaded: LoadedRun) -> None:
         run = loaded.run

@@ -420,10 +420,10 @@ def fire_timers(work: Workspace, op: FireTimers) -> OpResult:
                 _request_cancel(work, run, "timeout", "its timeout passed")
         elif step is None or step.status != "scheduled":
             continue
-        elif step.due_us is not None and step.due_us > timer.due_us:
-            continue  # put off since then
         elif timer.kind == "sleep":
             _conclude(work, run, step, "succeeded")
+        elif step.due_us is not None and step.due_us > timer.due_us:
+            continue  # put off since then
         elif step.queue:
             if step.worker is None:
                 work.push_job(step.queue, timer.run_id, timer.key, step.attempt)
