@@ -460,9 +460,7 @@ class Contexts:
 
     def function(self, run_id: str, flight: Flight | ClaimedJob, workflow: str) -> Any:
         ask = flight.ask
-        report = getattr(flight, "report", None)
-        told = {} if report is None else {"report": report}
-        step = StepContext(run_id, ask.key, ask.name, flight.attempt, flight, **told)
+        step = StepContext(run_id, ask.key, ask.name, flight.attempt, flight, report=flight.report)
         extra = {
             "run_id": run_id,
             "workflow": workflow,

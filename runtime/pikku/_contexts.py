@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         def requested(self) -> bool: ...
 
 
-def _to_nobody(done: float, note: str) -> None:
+def to_nobody(done: float, note: str) -> None:
     pass
 
 
@@ -49,7 +49,7 @@ class StepContext:
         attempt_count: int,
         cancellation: Cancellation,
         *,
-        report: Callable[[float, str], None] = _to_nobody,
+        report: Callable[[float, str], None] = to_nobody,
     ) -> None:
         self.run_id = run_id
         self.key = key

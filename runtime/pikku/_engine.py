@@ -424,7 +424,7 @@ class Engine:
             None,
             where,
             handler.queue,
-            handler.queue is not None or handler.dispatch == "queue",
+            handler.crosses,
         )
 
     def place(self, flight: Flight) -> bool:
@@ -448,8 +448,7 @@ class Engine:
         if self._session.expired:
             self._session_lost()
             return
-        if self.on_execute is not None:
-            self.on_execute(flight.ask.key, flight.ask.name)
+        self._tell_execute(flight.ask.key, flight.ask.name)
         begin: Callable[[Attempt], None]
         if plan.func is not None:
             begin = functools.partial(self._begin_step, live, flight)
@@ -654,7 +653,7 @@ class Engine:
             there.drop()
         wired = self.registry.workflows.get(run.workflow)
         if wired is None:
-            self._spawn(self._suspend_unknown(run))
+            self._suspend_unknown(run)
             return
         if loaded.fault is not None:
             self._end_corrupt(run, loaded.fault)
@@ -665,19 +664,18 @@ class Engine:
 
     def _end_corrupt(self, run: RunRecord, fault: Exception) -> None:
         """A run whose records cannot be read ends, and is kept for inspection."""
-        settle = Settle("failed", error=ErrorInfo.of(fault).to_json())
+        self._settle_unbegun(run, Settle("failed", error=ErrorInfo.of(fault).to_json()))
+
+    def _settle_unbegun(self, run: RunRecord, settle: Settle) -> None:
         self.submit(Commit(run.run_id, run.turn + 1, None, (), (), (), settle), lambda result: None)
 
-    async def _suspend_unknown(self, run: RunRecord) -> None:
+    def _suspend_unknown(self, run: RunRecord) -> None:
         from pikku.errors import UnknownWorkflowError
 
         error = UnknownWorkflowError(run.workflow, self.registry.workflows)
         log.error("run %s cannot be executed here: %s", run.run_id, error)
         settle = Settle("suspended", error=ErrorInfo.of(error).to_json(), reason="missing_function")
-        self.submit(
-            Commit(run.run_id, run.turn + 1, None, (), (), (), settle),
-            lambda result: None,
-        )
+        self._settle_unbegun(run, settle)
 
     def _set_alarm(self, due_us: int | None) -> None:
         self._next_due = due_us

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pikku._bodies import ALONE_AT_MOST_SECONDS, Attempt, Bodies, End, Plan
+from pikku._contexts import to_nobody
 from pikku._functions import Registry
 from pikku._payloads import refuse_sealed
 from pikku._records import (
@@ -93,7 +94,7 @@ class ClaimedJob:
         self.begun = step.status == "running"
         self.requested = False  # asked to stop, by a timeout or a cancel
         self.called_off = False  # the run was cancelled: no further attempt
-        self.report: Callable[[float, str], None] = lambda done, note: None
+        self.report: Callable[[float, str], None] = to_nobody
 
 
 def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pikku._bodies import End, Plan, trimmed_traceback
 from pikku._clock import Alarm
+from pikku._contexts import to_nobody
 from pikku._error_info import ErrorInfo
 from pikku._functions import WiredWorkflow
 from pikku._jobs import pack_job
@@ -71,7 +72,7 @@ class Flight:
         self.lost = lost
         self.requested = False  # asked to stop, by a timeout or a cancel
         self.called_off = False  # the run was cancelled: no further attempt
-        self.report: Callable[[float, str], None] | None = None
+        self.report: Callable[[float, str], None] = to_nobody
         self.known: tuple[int, int] | None = None
 
     def write(

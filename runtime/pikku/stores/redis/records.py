@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pikku._records import (
     ENDED_STEP,
+    RUN_STATUSES,
     BeginStep,
     CancelRun,
     Commit,
@@ -62,7 +63,6 @@ SEND_AGAIN_UP_TO = 4_096
 
 STATUSES: tuple[StepStatus, ...] = ("pending", "scheduled", "running", "failed", "succeeded")
 KINDS: tuple[StepKindName, ...] = ("rpc", "inline", "sleep", "side_effect", "on_error")
-RUN_STATUSES = ("", "running", "suspended", "completed", "failed", "cancelled")
 CODES: tuple[OpCode, ...] = (
     "ok",
     "exists",
@@ -349,8 +349,8 @@ def _delivery_of(word: bytes) -> Delivery:
     key = word[at + 4 : end].decode()
     result, error = _split(word[end:])
     kind: Any = WORDS[int(what)]
-    names: Sequence[str] = RUN_STATUSES if kind == "ended" else ("", *STATUSES[1:])
-    spoken: Any = names[int(status)] or None
+    names: Sequence[str] = RUN_STATUSES if kind == "ended" else STATUSES[1:]
+    spoken: Any = names[int(status) - 1] if status else None
     return Delivery(run_id, number, key, kind, spoken, result, error, attempt)
 
 
@@ -376,14 +376,7 @@ def _entry_of(raw: bytes) -> HistoryEntry:
     return HistoryEntry(kind, step, attempt or None, decode(raw[end:]), int(at_us))
 
 
-def result_of(answer: Any) -> OpResult:
-    """What became of an operation, without its error."""
-    if isinstance(answer, int):
-        return _RESULTS[answer]
-    raise TypeError(answer)
-
-
-_RESULTS = [OpResult(code) for code in CODES]
+RESULTS = [OpResult(code) for code in CODES]
 
 
 # --- operations -----------------------------------------------------------------------------------

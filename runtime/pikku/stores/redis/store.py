@@ -37,13 +37,13 @@ from pikku.errors import (
 from pikku.stores.base import MAIL
 from pikku.stores.redis.records import (
     CODES,
+    RESULTS,
     Caller,
     delivery_of,
     encode_op,
     entry_of,
     job_of,
     loaded_of,
-    result_of,
     run_of,
     weight,
 )
@@ -389,7 +389,7 @@ class RedisStore:
 
     def _result(self, answer: Any, op: Op) -> OpResult:
         if isinstance(answer, int):
-            return result_of(answer)
+            return RESULTS[answer]
         code = answer[0]
         if CODES[code] == "error":
             text = answer[1].decode(errors="replace")

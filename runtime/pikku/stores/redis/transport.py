@@ -280,20 +280,11 @@ class Transport:
         Raises:
             StoreError: if one fails.
         """
-        client = self._client
-        if client is None:
-            raise StoreUnavailableError(f"{self.shown} is not open")
-        try:
-            async with self._reads:
-                if len(commands) == 1:
-                    return [await _uncancelled(client.execute_command(*commands[0]))]
-                pipeline = client.pipeline(transaction=False)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                answers: list[Any] = await _uncancelled(pipeline.execute())
-                return answers
-        except (exceptions.RedisError, OSError) as error:
-            raise translated(error, self.shown) from error
+        answers = await self.each(commands)
+        for answer in answers:
+            if isinstance(answer, Exception):
+                raise translated(answer, self.shown) from answer
+        return answers
 
     async def each(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """What plain commands answer; in place of the answer of one that failed, its exception.

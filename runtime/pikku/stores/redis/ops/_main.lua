@@ -184,8 +184,7 @@ if lost ~= '' and not gone then
       if string.sub(entry, 1, 1) == 'r' then
         claimed[#claimed + 1] = load(string.sub(entry, 2))
       else
-        local run, after = struct.unpack('<I2c0', entry, 2)
-        local step_key = string.sub(entry, after)
+        local run, step_key = of_entry(entry)
         local raw = call('HGET', steps_key(run), step_key)
         if raw then
           jobs[#jobs + 1] = { run, call('HGET', run_key(run), 'workflow'), step_key, raw }

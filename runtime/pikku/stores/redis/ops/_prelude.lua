@@ -59,12 +59,19 @@ local function post(to, run, what, status, number, attempt, step_key, outcome)
   gather(mail, to, head .. outcome)
 end
 
-local function own_run(run) owned['r' .. run] = true end
-local function own_job(run, step_key) owned['j' .. struct.pack('<I2c0', #run, run) .. step_key] = true end
-local function disown_run(of, run) gather(disowned, of, 'r' .. run) end
-local function disown_job(of, run, step_key)
-  gather(disowned, of, 'j' .. struct.pack('<I2c0', #run, run) .. step_key)
+-- A step of a run in an entry of a set, after one letter that says what it is.
+local function step_entry(letter, run, step_key)
+  return letter .. struct.pack('<I2c0', #run, run) .. step_key
 end
+local function of_entry(entry)
+  local run, after = struct.unpack('<I2c0', entry, 2)
+  return run, string.sub(entry, after)
+end
+
+local function own_run(run) owned['r' .. run] = true end
+local function own_job(run, step_key) owned[step_entry('j', run, step_key)] = true end
+local function disown_run(of, run) gather(disowned, of, 'r' .. run) end
+local function disown_job(of, run, step_key) gather(disowned, of, step_entry('j', run, step_key)) end
 
 -- Does it, whatever is wrong with one run: the others go on.
 local function guarded(about, what, ...)
@@ -128,12 +135,9 @@ local function append_history(run, kind, step_key, attempt, data)
   call('RPUSH', history_key(run), entry)
 end
 
-local function timer_entry(kind, run, step_key)
-  return kind .. struct.pack('<I2c0', #run, run) .. step_key
-end
 local function add_timer(kind, run, step_key, due)
   asked_for_timers = true
-  if call('ZADD', timers_key, due, timer_entry(kind, run, step_key)) == 1 then
+  if call('ZADD', timers_key, due, step_entry(kind, run, step_key)) == 1 then
     call('HINCRBY', run_key(run), 'armed', 1)
   end
 end
@@ -142,9 +146,9 @@ local function drop_timers(run)
   if not armed or tonumber(armed) <= 0 then
     return
   end
-  local entries = { timer_entry('t', run, '') }
+  local entries = { step_entry('t', run, '') }
   for _, found in ipairs(open_steps(run)) do
-    entries[#entries + 1] = timer_entry(found[2].kind == SLEEP and 's' or 'r', run, found[1])
+    entries[#entries + 1] = step_entry(found[2].kind == SLEEP and 's' or 'r', run, found[1])
   end
   call_in_parts('ZREM', timers_key, entries)
   call('HSET', run_key(run), 'armed', 0)

@@ -1,8 +1,7 @@
 -- fire_timers: due sleeps end, due attempts are queued or announced, due timeouts unwind. limit
 local function fire(entry)
   local kind = string.sub(entry, 1, 1)
-  local run, after = struct.unpack('<I2c0', entry, 2)
-  local step_key = string.sub(entry, after)
+  local run, step_key = of_entry(entry)
   local f = load_run(run, 'status', 'inline', 'cancel_us')
   if not f then
     return

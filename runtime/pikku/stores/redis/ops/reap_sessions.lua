@@ -61,8 +61,8 @@ ops.reap_sessions = function(a)
           local run = string.sub(entry, 2)
           guarded('run ' .. run, take_run, of, run)
         else
-          local run, after = struct.unpack('<I2c0', entry, 2)
-          guarded('run ' .. run, take_away, of, run, string.sub(entry, after), max_lost, a[3])
+          local run, step_key = of_entry(entry)
+          guarded('run ' .. run, take_away, of, run, step_key, max_lost, a[3])
         end
         call('HDEL', own_key(of), entry)
       end
