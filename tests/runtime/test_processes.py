@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import os
@@ -23,17 +22,12 @@ from tests.runtime.process_app import UTC_NOON, Order, Receipt, Refused, Size
 
 from pikku import Run, RunCancelledError, StepContext
 from pikku._bodies import Attempt, Bodies, End, Plan
-from pikku._engine import Engine
 from pikku._ids import invocation_id
 from pikku._processes import Call, ProcessPool, Unpacker, packed
 from pikku._retry import DEFAULT_POLICY
 from pikku.errors import ProcessDiedError, ProgressError
 from pikku.testing import FakeClock, WorkflowLab
 
-wired = pytest.mark.skipif(
-    "begin_process" not in inspect.getsource(Engine._begin_function),
-    reason="the engine does not use child processes yet",
-)
 PACKAGE = process_app.__name__
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -518,7 +512,6 @@ async def step(lab: WorkflowLab[Any], name: str, *data: Any, retries: int = 0) -
     return await lab.app.start_workflow("stepping", [name, list(data), retries], wait=False)
 
 
-@wired
 async def test_a_step_of_a_run_is_executed_in_another_process() -> None:
     async with WorkflowLab(process_app.app) as lab:
         assert (await (await step(lab, "where")).result())[0] != os.getpid()
@@ -526,14 +519,12 @@ async def test_a_step_of_a_run_is_executed_in_another_process() -> None:
         assert await run.result() == 285
 
 
-@wired
 async def test_a_stand_in_is_called_in_the_process_of_the_test() -> None:
     async with WorkflowLab(process_app.app) as lab:
         lab.fakes.where = lambda: [os.getpid()]
         assert await (await step(lab, "where")).result() == [os.getpid()]
 
 
-@wired
 async def test_a_step_whose_child_dies_is_tried_again(tmp_path: Path) -> None:
     async with WorkflowLab(process_app.app) as lab:
         run = await step(lab, "be_killed_once", str(tmp_path / "mark"), retries=1)
@@ -541,7 +532,6 @@ async def test_a_step_whose_child_dies_is_tried_again(tmp_path: Path) -> None:
         assert lab.executions("Step") == 2
 
 
-@wired
 async def test_a_step_that_takes_too_long_is_killed_and_tried_again(fifo: Fifo) -> None:
     async with WorkflowLab(process_app.app, auto_advance=False) as lab:
         run = await step(lab, "spin_once", fifo.path, retries=1)
@@ -551,7 +541,6 @@ async def test_a_step_that_takes_too_long_is_killed_and_tried_again(fifo: Fifo) 
         await fifo.end()
 
 
-@wired
 async def test_cancelling_a_run_reaches_its_step_in_the_child(fifo: Fifo) -> None:
     async with WorkflowLab(process_app.app) as lab:
         run = await step(lab, "until_cancelled", fifo.path)
@@ -564,7 +553,6 @@ async def test_cancelling_a_run_reaches_its_step_in_the_child(fifo: Fifo) -> Non
         assert [each.result for each in loaded.steps] == ['"stopped early"']
 
 
-@wired
 async def test_a_step_that_does_not_stop_is_killed_when_the_time_to_clean_up_is_over(
     fifo: Fifo,
 ) -> None:
@@ -578,7 +566,6 @@ async def test_a_step_that_does_not_stop_is_killed_when_the_time_to_clean_up_is_
         await fifo.end()
 
 
-@wired
 async def test_a_crash_and_a_close_leave_no_child(fifo: Fifo) -> None:
     async with WorkflowLab(process_app.app, auto_advance=False) as lab:
         await step(lab, "spin", fifo.path)

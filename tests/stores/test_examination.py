@@ -2,29 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-
-import pytest
-
 from pikku._diagnosis import diagnose
 from pikku._records import ReapSessions, RequeueRun, Settle
-from pikku.stores import make_store
 from pikku.stores.base import INLINE_QUEUE, JOBS, Store
 from pikku.testing.clock import FakeClock
 from pikku.testing.store_contract import LEASE_US, SECOND_US, must, new_run, turn, write
-
-
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-async def store(store_url: str, clock: FakeClock) -> AsyncGenerator[Store, None]:
-    made = make_store(store_url, clock=clock)
-    await made.open()
-    yield made
-    await made.close()
 
 
 async def symptoms_of(store: Store, run_id: str) -> list[str]:
