@@ -6,11 +6,13 @@ application comes from here.
 
 from pikku._app import App, QueueService, StoreQueueService
 from pikku._contexts import FunctionContext, StepContext, WorkflowFunctionContext
+from pikku._decisions import Approvers, Decision
 from pikku._durations import Duration
 from pikku._error_info import ErrorInfo
 from pikku._functions import (
     BoundRpc,
     BoundWorkflow,
+    ExternalWorkflow,
     Func,
     Registry,
     RpcAttributes,
@@ -19,11 +21,14 @@ from pikku._functions import (
     Workflow,
     WorkflowAttributes,
     WorkflowRef,
+    external_workflow,
 )
 from pikku._payloads import PayloadCodec
 from pikku._retry import Backoff
 from pikku._run import Run, SyncRun
+from pikku._saga import Saga, Undo
 from pikku._settings import Config, EngineOptions, Work
+from pikku._signals import Signal, SignalAttributes
 from pikku._sync import SyncApp, SyncBoundWorkflow, sync_opener
 from pikku._workflow import StepFailure, WorkflowSteps, WorkflowWire
 from pikku.errors import (
@@ -31,6 +36,7 @@ from pikku.errors import (
     RetryError,
     RunCancelledError,
     RunFailedError,
+    SignalTimeoutError,
     StepFailedError,
     TerminalError,
 )
@@ -54,9 +60,15 @@ __all__ = [
     "WorkflowFunctionContext",
     "WorkflowSteps",
     "WorkflowWire",
+    "Decision",
+    "Saga",
+    "Signal",
+    "Undo",
     # options
+    "Approvers",
     "Backoff",
     "Duration",
+    "external_workflow",
     # runs
     "Run",
     "SyncRun",
@@ -66,15 +78,18 @@ __all__ = [
     "RetryError",
     "RunCancelledError",
     "RunFailedError",
+    "SignalTimeoutError",
     "StepFailedError",
     "TerminalError",
     # what generated code is made of
     "BoundRpc",
     "BoundWorkflow",
+    "ExternalWorkflow",
     "Func",
     "RpcAttributes",
     "RpcRef",
     "RpcRefAttributes",
+    "SignalAttributes",
     "SyncApp",
     "SyncBoundWorkflow",
     "Workflow",

@@ -5,38 +5,44 @@ from __future__ import annotations
 import importlib
 import inspect
 import typing
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
+from datetime import datetime
+from functools import cached_property, partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, cast
 
+from pikku._clock import Clock, SystemClock, as_us
 from pikku._contexts import (
     FunctionContext,
     StepContext,
     WorkflowFunctionContext,
 )
+from pikku._durations import Duration, duration_us
 from pikku._functions import NO_INPUT, Registry, RpcAttributes, RpcRefAttributes
 from pikku._payloads import PayloadCodec
+from pikku._records import RunFilter
 from pikku._run import Run
 from pikku._settings import Config, EngineOptions, Work, effective, project_folder
 from pikku._workflow import WorkflowWire
 from pikku.errors import (
     AppNotOpenError,
     ConfigurationError,
+    DeclarationError,
     InvalidInputError,
     SettingError,
     WorkflowBodyError,
 )
 
 if TYPE_CHECKING:
+    from pikku._control import Control
     from pikku._engine import Engine
     from pikku._history import RunInfo
     from pikku._jobs import ClaimedJob
     from pikku._live import Flight
     from pikku._processes import ProcessPool
-    from pikku._records import RunStatus
+    from pikku._records import RunRecord, RunStatus
     from pikku._replay import Replay
     from pikku.stores.base import Store
 
@@ -44,12 +50,14 @@ if TYPE_CHECKING:
         """Who calls functions and starts workflows: the app, or a step on its behalf."""
 
         async def invoke(self, name: str, data: Any) -> Any: ...
-        async def start_workflow(
-            self, name: str, /, *data: Any, run_id: str | None = None, wait: bool = True
-        ) -> Any: ...
+        async def start_workflow(self, name: str, /, *data: Any, **options: Any) -> Any: ...
+        async def start_many(self, name: str, items: Iterable[Any], /, **options: Any) -> Any: ...
         def get_run(self, name: str, run_id: str, /) -> Any: ...
         def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
 
+
+# How many runs are created in one call to the store.
+START_AT_ONCE = 500
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -96,6 +104,13 @@ class OpenApp:
         self.config = config
         self.origins = origins
         self.closing = closing
+
+    @cached_property
+    def control(self) -> Control:
+        """What is done to runs from outside."""
+        from pikku._control import Control
+
+        return Control(self)
 
 
 class App(Generic[S_co]):
@@ -238,6 +253,7 @@ class App(Generic[S_co]):
                 options or EngineOptions(),
                 remote=remote,
                 work=work,
+                retention=config.retention,
                 on_quiet=on_quiet,
             )
             opened.engine.make_pool = partial(_process_pool, opened, self.package)
@@ -292,7 +308,16 @@ class App(Generic[S_co]):
         return await _StepCaller(self, None).invoke(name, data)
 
     async def start_workflow(
-        self, name: str, /, *data: Any, run_id: str | None = None, wait: bool = True
+        self,
+        name: str,
+        /,
+        *data: Any,
+        run_id: str | None = None,
+        wait: bool = True,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
     ) -> Run[Any]:
         """Start a run of the workflow *name* and execute it in this process.
 
@@ -303,6 +328,10 @@ class App(Generic[S_co]):
                 finds the run that is there.
             wait: return when the run has ended, or waits for a timer or a word from outside;
                 otherwise at once.
+            tags: besides those of the workflow, to find the run by.
+            delay: how long from now the run begins.
+            started_by: who starts it; approvals may be for that person, or for any other.
+            pinned: have it executed only by processes that hold today's version of the workflow.
 
         Raises:
             UnknownWorkflowError: no such workflow, with the nearest names.
@@ -311,6 +340,8 @@ class App(Generic[S_co]):
                 nothing was written.
             RunIdError: *run_id* cannot be one.
             RunConflictError: the id belongs to another start.
+            DurationError: *delay* is no duration.
+            DeclarationError: *tags* or *started_by* cannot be.
             AppNotOpenError: outside `async with app:`.
             StoreError: the store does not take it, or did not answer: then there may be a run, and
                 starting it again under a *run_id* of one's own finds it.
@@ -324,8 +355,63 @@ class App(Generic[S_co]):
             raise InvalidInputError(where, [("input", "is missing")])
         declaration.output  # noqa: B018  # an annotation that cannot work is reported here
         text = declaration.input.admit(data[0] if data else None, where)
-        made = await opened.engine.start(wired, text, run_id=run_id, wait=wait)
+        made = await opened.engine.start(
+            wired,
+            text,
+            run_id=run_id,
+            wait=wait,
+            tags=_checked_tags(tags, where),
+            delay_us=None if delay is None else duration_us(delay),
+            started_by=_checked_person(started_by, where),
+            pinned=pinned,
+        )
         return Run(made, name, lambda: self.opened)
+
+    async def start_many(
+        self,
+        name: str,
+        items: Iterable[Any],
+        /,
+        *,
+        tags: Sequence[str] = (),
+        started_by: str | None = None,
+    ) -> list[Run[Any]]:
+        """Start a run of the workflow *name* for each of *items*, many in one call to the store,
+        and wait for none of them. Every item is validated before the first run is started.
+
+        Raises:
+            UnknownWorkflowError, InvalidInputError, PayloadError, AppNotOpenError, StoreError: see
+                `start_workflow`.
+        """
+        import asyncio
+
+        refuse_in_workflow_body(f"start_many({name!r})")
+        declaration = self.registry.workflow(name).workflow.declaration
+        data = list(items)
+        for place, item in enumerate(data):
+            declaration.input.admit(item, f"item {place} for workflow {name!r}")
+        runs: list[Run[Any]] = []
+        for start in range(0, len(data), START_AT_ONCE):
+            part = data[start : start + START_AT_ONCE]
+            runs += await asyncio.gather(
+                *(
+                    self.start_workflow(name, item, wait=False, tags=tags, started_by=started_by)
+                    for item in part
+                )
+            )
+        return runs
+
+    async def send_signal(
+        self,
+        run: Run[Any] | str,
+        name: str,
+        payload: Any = None,
+        /,
+        *,
+        signal_id: str | None = None,
+    ) -> None:
+        """Send the signal *name* to a run; see `Run.signal`."""
+        await self.opened.control.signal(str(run), name, payload, signal_id)
 
     def get_run(self, name: str, run_id: str, /) -> Run[Any]:
         """The handle of a run that exists; nothing is read until it is used.
@@ -342,14 +428,111 @@ class App(Generic[S_co]):
         workflow: str | None = None,
         status: RunStatus | None = None,
         tag: str | None = None,
+        text: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         limit: int = 50,
     ) -> list[RunInfo]:
-        """The runs in the store that fit, newest first, at most *limit*."""
-        from pikku._history import RunInfo
-        from pikku._records import RunFilter
+        """The runs in the store that fit, newest first, at most *limit*.
 
-        found = await self.opened.engine.store.list_runs(RunFilter(workflow, status, tag, limit))
+        Args:
+            text: what is to be found in the run's id, workflow, tags, starter or error.
+        """
+        from pikku._history import RunInfo
+
+        wanted = _filter(workflow, status, tag, text, created_after, created_before)
+        found = await self.opened.engine.store.list_runs(wanted._replace(limit=limit))
         return [RunInfo.of(run) for run in found]
+
+    async def count_runs(
+        self,
+        *,
+        workflow: str | None = None,
+        tag: str | None = None,
+        text: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> dict[str, int]:
+        """How many of the runs that fit have each status; statuses without runs are left out."""
+        wanted = _filter(workflow, None, tag, text, created_after, created_before)
+        opened = self.opened
+        if wanted == _filter():
+            return await opened.engine.store.count_runs()
+        counts: dict[str, int] = {}
+        async for run in opened.control.every(wanted):
+            counts[run.status] = counts.get(run.status, 0) + 1
+        return counts
+
+    async def cancel_runs(
+        self,
+        reason: str,
+        *,
+        workflow: str | None = None,
+        status: RunStatus | None = None,
+        tag: str | None = None,
+        text: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> int:
+        """Cancel every run that fits and has not ended; how many."""
+        wanted = _filter(workflow, status, tag, text, created_after, created_before)
+        return await self.opened.control.cancel_all(wanted, reason)
+
+    async def retry_runs(
+        self,
+        *,
+        workflow: str | None = None,
+        tag: str | None = None,
+        text: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+    ) -> int:
+        """Retry every failed run that fits; how many."""
+        wanted = _filter(workflow, None, tag, text, created_after, created_before)
+        return await self.opened.control.retry_all(wanted)
+
+    async def delete_runs(
+        self,
+        *,
+        workflow: str | None = None,
+        status: RunStatus | None = None,
+        tag: str | None = None,
+        text: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        finished_before: datetime | None = None,
+    ) -> int:
+        """Delete every run that fits and has ended, with its history; how many."""
+        wanted = _filter(workflow, status, tag, text, created_after, created_before)
+        ended = None if finished_before is None else as_us(finished_before)
+        return await self.opened.control.delete_all(wanted._replace(ended_before_us=ended))
+
+    async def import_run(self, data: Mapping[str, Any]) -> Run[Any]:
+        """Write a run that `Run.export` gave to this store. One that had not ended is suspended
+        here, so that nothing of it happens a second time unless it is resumed.
+
+        Raises:
+            HistoryFormatError: *data* is no exported run.
+            RunConflictError: there is a run of that id.
+        """
+        run = await self.opened.control.import_run(data)
+        return Run(run.run_id, run.workflow, lambda: self.opened)
+
+    def verify_replay(self, data: Mapping[str, Any]) -> None:
+        """Replay an exported run with today's code; nothing is executed, and nothing need be open.
+
+        Raises:
+            HistoryFormatError: *data* is no exported run.
+            UnknownWorkflowError: no workflow has the name of the run's.
+            ReplayDivergedError: the code does not take the recorded way.
+        """
+        from pikku._exported import imported
+        from pikku._verify import verify
+
+        self.register()
+        loaded, _ = imported(data)
+        wired = self.registry.workflow(loaded.run.workflow)
+        verify(loaded, wired, Contexts(self, None).workflow)
 
     def run_async(self, coro: Coroutine[Any, Any, T]) -> T:
         """The result of *coro*, run on the app's event loop, for a thread of this process."""
@@ -434,10 +617,13 @@ class _StepCaller:
             value = await to_thread(func.func, *arguments)
         return declaration.output.encode(value, f"the result of {where}")[1]
 
-    async def start_workflow(
-        self, name: str, /, *data: Any, run_id: str | None = None, wait: bool = True
-    ) -> Run[Any]:
-        return await self._app.start_workflow(name, *data, run_id=run_id, wait=wait)
+    async def start_workflow(self, name: str, /, *data: Any, **options: Any) -> Run[Any]:
+        return await self._app.start_workflow(name, *data, **options)
+
+    async def start_many(
+        self, name: str, items: Iterable[Any], /, **options: Any
+    ) -> list[Run[Any]]:
+        return await self._app.start_many(name, items, **options)
 
     def get_run(self, name: str, run_id: str, /) -> Run[Any]:
         return self._app.get_run(name, run_id)
@@ -449,7 +635,7 @@ class _StepCaller:
 class Contexts:
     """Makes the contexts that functions and workflows are given."""
 
-    def __init__(self, app: App[Any], opened: OpenApp) -> None:
+    def __init__(self, app: App[Any], opened: OpenApp | None) -> None:
         from pikku._logging import ContextLogger
         from pikku._recorder import RunRecorder
 
@@ -479,6 +665,7 @@ class Contexts:
     def _function(self, step: StepContext, extra: Mapping[str, object]) -> Any:
         app = self._app
         caller = _StepCaller(app, step)
+        assert self._opened is not None
         return app._context(
             self._opened.services,
             app._rpc(caller),
@@ -488,19 +675,56 @@ class Contexts:
             caller,
         )
 
-    def workflow(self, run_id: str, name: str, replay: Replay) -> Any:
+    def workflow(self, run: RunRecord, replay: Replay) -> Any:
         app = self._app
-        engine = self._opened.engine
-        recorder = self._recorder(
-            app.registry, engine.clock, replay, engine.options.max_payload_bytes
-        )
+        opened = self._opened
+        clock: Clock = SystemClock()
+        limit = EngineOptions().max_payload_bytes
+        if opened is not None:
+            clock = opened.engine.clock
+            limit = opened.engine.options.max_payload_bytes
         return app._workflow_context(
-            self._opened.services,
+            None if opened is None else opened.services,
             app._rpc_refs(),
-            self._logger({"run_id": run_id, "workflow": name}, replay),
-            run_id,
-            app._wire(recorder),
+            self._logger({"run_id": run.run_id, "workflow": run.workflow}, replay),
+            run.run_id,
+            app._wire(self._recorder(app.registry, clock, replay, limit, run.depth)),
         )
+
+
+def _filter(
+    workflow: str | None = None,
+    status: RunStatus | None = None,
+    tag: str | None = None,
+    text: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> RunFilter:
+    return RunFilter(
+        workflow,
+        status,
+        tag,
+        before_us=None if created_before is None else as_us(created_before),
+        after_us=None if created_after is None else as_us(created_after),
+        text=text,
+    )
+
+
+def _checked_tags(tags: Sequence[str], where: str) -> Sequence[str]:
+    """*tags*, if they are some."""
+    if isinstance(tags, str) or not all(_is_plain(tag) for tag in tags):
+        raise DeclarationError(f"{where}: tags is {tags!r}", hint='write tags=["one", "two"]')
+    return tags
+
+
+def _is_plain(tag: object) -> bool:
+    return isinstance(tag, str) and bool(tag) and tag.isprintable()
+
+
+def _checked_person(person: str | None, where: str) -> str | None:
+    if person is not None and not _is_plain(person):
+        raise DeclarationError(f"{where}: started_by is {person!r}", hint="give a name, or nothing")
+    return person
 
 
 def _argument(cls: type[Any], base: type[Any], index: int, default: type[Any]) -> type[Any]:

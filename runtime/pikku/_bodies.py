@@ -47,8 +47,19 @@ class Stoppable(Protocol):
     requested: bool
 
 
+class ChildPlan(NamedTuple):
+    """The run that a step starts; `detached`: the step is over when it has begun."""
+
+    workflow: str
+    version: str
+    tags: tuple[str, ...]
+    timeout_us: int | None
+    detached: bool
+
+
 class Plan(NamedTuple):
-    """What executes a step: a function with its input as JSON text, or an inline callable.
+    """What executes a step: a function with its input as JSON text, an inline callable, or another
+    run.
 
     `queue` is a queue of its own; `crosses` forbids to execute it in place.
     """
@@ -62,6 +73,7 @@ class Plan(NamedTuple):
     where: str
     queue: str | None = None
     crosses: bool = False
+    child: ChildPlan | None = None
 
 
 class End(NamedTuple):

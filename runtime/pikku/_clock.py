@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class Alarm(Protocol):
@@ -47,6 +49,11 @@ class SystemClock:
 def as_datetime(us: int) -> datetime:
     """The aware UTC datetime of *us* microseconds since the epoch."""
     return datetime.fromtimestamp(us // 1_000_000, UTC).replace(microsecond=us % 1_000_000)
+
+
+def as_us(when: datetime) -> int:
+    """The microseconds from the epoch to an aware datetime; one without a zone is local time."""
+    return int(when.replace(microsecond=0).timestamp()) * 1_000_000 + when.microsecond
 
 
 _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)

@@ -9,7 +9,7 @@ import inspect
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pikku._bodies import Attempt, Bodies, End, Plan, trimmed_traceback
@@ -28,12 +28,16 @@ from pikku._progress import ProgressReports
 from pikku._records import (
     FINAL_STATUSES,
     NOT_ASKED,
+    Advertise,
     CancelRun,
     Commit,
     CreateRun,
+    DeleteRun,
     Delivery,
     FireTimers,
+    HandRun,
     LoadedRun,
+    Op,
     OpResult,
     ReapSessions,
     ReleaseRun,
@@ -42,6 +46,7 @@ from pikku._records import (
     RunFilter,
     RunRecord,
     Settle,
+    SuspendReason,
 )
 from pikku._replay import Ask, Replay
 from pikku._results import Results
@@ -50,11 +55,14 @@ from pikku._settings import EngineOptions, Work
 from pikku.errors import (
     CorruptStateError,
     LeaseLostError,
+    PikkuError,
     PoisonedStepError,
     RunConflictError,
     RunNotFoundError,
     RunStateError,
     StoreError,
+    UnknownWorkflowError,
+    VersionError,
 )
 from pikku.stores.base import DEFAULT_QUEUE, Store
 
@@ -65,6 +73,8 @@ log = logging.getLogger("pikku")
 
 SWEEP_SECONDS = 1.0
 DEPLOYS_EVERY = 10  # sweeps
+PRUNE_EVERY = 60  # sweeps
+PRUNE_AT_ONCE = 200
 RELEASE_SECONDS = 5.0
 
 
@@ -72,7 +82,7 @@ class Contexts(Protocol):
     """Makes the `ctx` objects; the app's side."""
 
     def function(self, run_id: str, flight: Flight | ClaimedJob, workflow: str) -> Any: ...
-    def workflow(self, run_id: str, name: str, replay: Replay) -> Any: ...
+    def workflow(self, run: RunRecord, replay: Replay) -> Any: ...
 
 
 class Engine:
@@ -81,6 +91,7 @@ class Engine:
     Args:
         remote: whether the runs that it starts are executed by workers.
         work: what this process takes on as a worker, if it is one.
+        retention: for how long runs are kept after their end, in microseconds, by status.
     """
 
     def __init__(
@@ -92,6 +103,7 @@ class Engine:
         *,
         remote: bool = False,
         work: Work | None = None,
+        retention: Mapping[str, int] | None = None,
         on_quiet: Callable[[int | None], None] | None = None,
     ) -> None:
         self.registry = registry
@@ -101,6 +113,8 @@ class Engine:
         self.loop = asyncio.get_running_loop()
         self.draining = False
         self.handed_back = 0
+        self.diverged: set[str] = set()
+        self._retention = retention or {}
         self.on_execute: Callable[[str, str], None] | None = None
         self.on_recorded: Callable[[str, str], None] | None = None
         self.fakes: dict[str, Callable[..., Any]] = {}
@@ -110,6 +124,9 @@ class Engine:
         self._on_quiet = on_quiet
         self._live: dict[str, LiveRun] = {}
         self._idle: OrderedDict[str, LiveRun] = OrderedDict()
+        # Children begun here for runs whose starters wait, until they come to rest.
+        self._parents: dict[str, str] = {}
+        self._offspring: dict[str, set[str]] = {}
         self._main: asyncio.Task[None] | None = None
         self._next_due: int | None = None
         self._alarm: Alarm | None = None
@@ -189,32 +206,75 @@ class Engine:
         self._main = self.loop.create_task(self._committer.run(), name="pikku-committer")
         self.intake.look_again()
         await self._committer.request(self._reap)
+        self._advertise()
         self.intake.look_everywhere()
         await self._committer.request(FireTimers())
         await self._resume_deployed()
+        await self._prune()
         if self.store.shared:
             self._sweep = self.loop.call_later(SWEEP_SECONDS, self._swept)
         self.intake.listen(lambda: self._session.id, self._committer.poke)
 
+    async def _prune(self) -> None:
+        """Delete the runs that have been kept long enough."""
+        if not self._executes_runs:
+            return
+        try:
+            for status, us in self._retention.items():
+                kept: Any = status
+                wanted = RunFilter(
+                    status=kept,
+                    limit=PRUNE_AT_ONCE,
+                    ended_before_us=self.clock.now_us() - us,
+                    oldest_first=True,
+                )
+                while not self._closed and (found := await self.store.list_runs(wanted)):
+                    ops = [DeleteRun(run.run_id) for run in found]
+                    await asyncio.gather(*(self._committer.request(op) for op in ops))
+        except StoreError as error:
+            log.warning("deleting runs that are kept no longer: %s", error)
+
+    @property
+    def _executes_runs(self) -> bool:
+        return not self.remote or self.work is not None
+
+    def _advertise(self) -> None:
+        """Say what is executed here, so that others may hand it over."""
+        if self._executes_runs and self.store.shared:
+            names = self.registry.workflows
+            holds = [*names, *(f"{name}@{self.version_of(name)}" for name in names)]
+            self.submit(Advertise(holds), lambda result: None)
+
     async def _resume_deployed(self) -> None:
-        """Open the runs that were suspended for want of a function that is here now."""
+        """Open the runs that were suspended for want of what is here now."""
+        if not self._executes_runs:
+            return
         try:
             waiting = await self.store.list_runs(RunFilter(status="suspended", limit=1000))
             for run in waiting:
-                if run.suspend_reason == "missing_function" and self._has_what_missed(run):
+                if self._has_what_missed(run):
                     self.intake.look_everywhere()
                     await self._committer.request(ResumeRun(run.run_id))
         except StoreError as error:
             log.warning("looking for suspended runs: %s", error)
 
     def _has_what_missed(self, run: RunRecord) -> bool:
-        if run.workflow not in self.registry.workflows or run.error is None:
+        if run.workflow not in self.registry.workflows:
             return False
-        if is_sealed(run.error):
+        if run.suspend_reason in ("nondeterminism", "version"):
+            same = bool(run.version) and run.version == self.version_of(run.workflow)
+            return same and run.run_id not in self.diverged
+        if run.suspend_reason != "missing_function" or run.error is None or is_sealed(run.error):
             return False
         error = ErrorInfo.from_json(run.error)
-        _, _, missing = error.message.partition("unknown function ")
-        return not missing or missing.strip("'\"") in self.registry.functions
+        for kind, there in (
+            ("function", self.registry.functions),
+            ("workflow", self.registry.workflows),
+        ):
+            _, _, missing = error.message.partition(f"unknown {kind} ")
+            if missing and missing.strip("'\"") not in there:
+                return False
+        return True
 
     async def close(self, *, drain: bool = True) -> None:
         """Record what ends in time, hand back the rest, and let go of every run."""
@@ -310,7 +370,10 @@ class Engine:
         *,
         run_id: str | None,
         wait: bool,
+        tags: Sequence[str] = (),
+        delay_us: int | None = None,
         started_by: str | None = None,
+        pinned: bool = False,
     ) -> str:
         """Create a run, or find the one that was there; its id. A remote run is left to the
         workers; another one is executed here.
@@ -346,12 +409,14 @@ class Engine:
             run_id,
             wired.name,
             text,
-            "",
+            self.version_of(wired.name),
             not self.remote,
             not self.remote,
-            wired.tags,
+            tuple(dict.fromkeys((*wired.tags, *tags))),
             started_by,
             wired.workflow.timeout_us,
+            pinned=pinned,
+            delay_us=delay_us,
         )
         self._committer.send(op, created)
         result = await under_way
@@ -382,24 +447,72 @@ class Engine:
 
         Raises:
             RunNotFoundError: if there is none.
-            RunStateError: if it has ended.
+            RunStateError: if it is not suspended.
         """
-        self.intake.look_everywhere()
-        result = await self._committer.request(ResumeRun(run_id))
+        self.diverged.discard(run_id)
+        result = await self.request(ResumeRun(run_id))
         if result.code == "not_found":
             raise RunNotFoundError(run_id, store=self.store.address)
         if result.code == "not_suspended":
             run = await self.store.load_run(run_id)
+            if run is not None and run.status == "running":
+                raise RunStateError(
+                    f"run {run_id} is running and cannot be resumed",
+                    hint="only a suspended run waits to be resumed",
+                )
             if run is not None and run.status in FINAL_STATUSES:
                 raise RunStateError(
                     f"run {run_id} is {run.status} and cannot be resumed",
-                    hint="start another run",
+                    hint="start another run, or retry it if it has failed",
                 )
+
+    async def request(self, op: Op) -> OpResult:
+        """The store's answer to *op*; what follows from it is taken up here.
+
+        Raises:
+            StoreError: if the store did not take it.
+        """
+        self.intake.look_everywhere()
+        return await self._committer.request(op)
 
     # --- what live runs ask of the engine -------------------------------------------------------
 
-    def workflow_context(self, run_id: str, name: str, replay: Replay) -> Any:
-        return self._contexts.workflow(run_id, name, replay)
+    def workflow_context(self, run: RunRecord, replay: Replay) -> Any:
+        return self._contexts.workflow(run, replay)
+
+    def version_of(self, workflow: str) -> str:
+        """The version of *workflow* that this process holds; empty where none is known."""
+        return self.registry.versions.get(workflow, "")
+
+    def hand_over(
+        self, live: LiveRun, wanted: Sequence[str], nobody: Callable[[], None]
+    ) -> None:
+        """Have another process execute the run, one that holds one of the *wanted* workflows."""
+
+        def answered(result: OpResult) -> None:
+            if result.code == "nobody":
+                nobody()
+            else:
+                live.drop()
+
+        self.submit(HandRun(live.run_id, wanted), answered)
+
+    def look_up(self, live: LiveRun, keys: set[str]) -> None:
+        """Tell *live* what the store says of some of its steps."""
+
+        async def look_up() -> None:
+            while not live.gone:
+                try:
+                    loaded = await self.store.load_steps(live.run_id)
+                except StoreError as error:
+                    log.warning("run %s: %s; trying again", live.run_id, error)
+                    await asyncio.sleep(SWEEP_SECONDS)
+                else:
+                    if loaded is not None:
+                        live.looked_up(keys, loaded)
+                    return
+
+        self._spawn(look_up())
 
     def handler_plan(self, run_id: str, ask: Ask, error: ErrorInfo, attempts: int) -> Plan:
         """What executes the `on_error` handler of a failed step."""
@@ -531,7 +644,7 @@ class Engine:
 
     def idle(self, live: LiveRun) -> None:
         """The run waits for a timer or a word: keep it at hand, or park it."""
-        self._started(live)
+        self._came_to_rest(live)
         self._idle[live.run_id] = live
         self._idle.move_to_end(live.run_id)
         if live.unwinding:
@@ -554,6 +667,7 @@ class Engine:
             del self._live[live.run_id]
         self._idle.pop(live.run_id, None)
         self._started(live)
+        self._rested(live.run_id)
         if not self._closed:
             self.results.tell(live.run_id, Settle("running"))
 
@@ -594,6 +708,29 @@ class Engine:
                 self.submit(ReleaseRun(live.run_id), lambda result: None)
 
         self.loop.call_later(RELEASE_SECONDS, release)
+
+    def begot(self, live: LiveRun, child_id: str) -> None:
+        """The run starts a child; its starter waits until that has come to rest, too."""
+        waited_for = live.started is not None and not live.started.done()
+        if waited_for or live.run_id in self._parents:
+            self._parents[child_id] = live.run_id
+            self._offspring.setdefault(live.run_id, set()).add(child_id)
+
+    def _came_to_rest(self, live: LiveRun) -> None:
+        if live.run_id not in self._offspring:
+            self._started(live)
+            self._rested(live.run_id)
+
+    def _rested(self, run_id: str) -> None:
+        parent_id = self._parents.pop(run_id, None)
+        if parent_id is None:
+            return
+        siblings = self._offspring[parent_id]
+        siblings.discard(run_id)
+        if not siblings:
+            del self._offspring[parent_id]
+            if (parent := self._idle.get(parent_id)) is not None:
+                self._came_to_rest(parent)
 
     def _started(self, live: LiveRun) -> None:
         if live.started is not None and not live.started.done():
@@ -637,6 +774,8 @@ class Engine:
             self.jobs.stop(delivery)
         elif delivery.what == "ended":
             self.results.told(delivery)
+        elif delivery.what == "hand":
+            self._spawn(self._take_up(delivery.run_id))
         elif (live := self._live.get(delivery.run_id)) is not None:
             self._idle.pop(delivery.run_id, None)
             live.receive(delivery)
@@ -653,10 +792,13 @@ class Engine:
             there.drop()
         wired = self.registry.workflows.get(run.workflow)
         if wired is None:
-            self._suspend_unknown(run)
+            self._pass_on(run)
             return
         if loaded.fault is not None:
             self._end_corrupt(run, loaded.fault)
+            return
+        if run.pinned and run.version and run.version != self.version_of(run.workflow):
+            self._pass_on(run)
             return
         live = LiveRun(self, loaded, wired)
         self._live[run.run_id] = live
@@ -669,13 +811,32 @@ class Engine:
     def _settle_unbegun(self, run: RunRecord, settle: Settle) -> None:
         self.submit(Commit(run.run_id, run.turn + 1, None, (), (), (), settle), lambda result: None)
 
-    def _suspend_unknown(self, run: RunRecord) -> None:
-        from pikku.errors import UnknownWorkflowError
+    def _pass_on(self, run: RunRecord) -> None:
+        """A run that cannot be executed here goes to a process that can; without one, it stands
+        still until one appears."""
+        exact = f"{run.workflow}@{run.version}"
+        wanted = [exact] if run.pinned and run.version else [exact, run.workflow]
 
-        error = UnknownWorkflowError(run.workflow, self.registry.workflows)
-        log.error("run %s cannot be executed here: %s", run.run_id, error)
-        settle = Settle("suspended", error=ErrorInfo.of(error).to_json(), reason="missing_function")
-        self._settle_unbegun(run, settle)
+        def answered(result: OpResult) -> None:
+            if result.code == "nobody":
+                error, reason = self._why_not_here(run)
+                log.error("run %s cannot be executed here: %s", run.run_id, error)
+                text = ErrorInfo.of(error).to_json()
+                self._settle_unbegun(run, Settle("suspended", error=text, reason=reason))
+
+        self.submit(HandRun(run.run_id, wanted), answered)
+
+    def _why_not_here(self, run: RunRecord) -> tuple[PikkuError, SuspendReason]:
+        if run.workflow not in self.registry.workflows:
+            return UnknownWorkflowError(run.workflow, self.registry.workflows), "missing_function"
+        here = self.version_of(run.workflow) or "none"
+        return (
+            VersionError(
+                f"run {run.run_id} of {run.workflow!r} is pinned to version {run.version}, "
+                f"and here is {here}"
+            ),
+            "version",
+        )
 
     def _set_alarm(self, due_us: int | None) -> None:
         self._next_due = due_us
@@ -705,8 +866,12 @@ class Engine:
             self.submit(self._reap, lambda result: None)
             self.submit(FireTimers(), self._sweep_answered)
         self._sweeps += 1
+        for child_id in [each for each in self._parents if each not in self._live]:
+            self._rested(child_id)  # executed elsewhere
         if self._sweeps % DEPLOYS_EVERY == 0:
             self._spawn(self._resume_deployed())
+        if self._retention and self._sweeps % PRUNE_EVERY == 0:
+            self._spawn(self._prune())
         self._sweep = self.loop.call_later(SWEEP_SECONDS, self._swept)
 
     def _sweep_answered(self, result: OpResult) -> None:
@@ -735,6 +900,7 @@ class Engine:
             and not self.bodies.busy
             and not self._tasks
             and not self.jobs.count
+            and not self.intake.knows_of_work
         )
 
     def _session_lost(self) -> None:
@@ -761,6 +927,7 @@ class Engine:
                 self._renewing = False
                 self.intake.look_again()
                 self.submit(self._reap, lambda result: None)
+                self._advertise()
                 return
 
 

@@ -6,16 +6,18 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from pikku._durations import Duration, duration_us
 from pikku._retry import DEFAULT_POLICY, Backoff, StepPolicy, as_backoff, checked_retries
+from pikku._signals import Signal, WiredSignal
 from pikku.errors import (
     DeclarationError,
     DuplicateNameError,
     UnknownFunctionError,
+    UnknownSignalError,
     UnknownWorkflowError,
     WorkflowBodyError,
 )
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 I_contra = TypeVar("I_contra", contravariant=True)
 O_co = TypeVar("O_co", covariant=True)
+I = TypeVar("I")  # noqa: E741
+O = TypeVar("O")  # noqa: E741
 T = TypeVar("T")
 
 Dispatch: TypeAlias = Literal["local", "queue"]
@@ -98,20 +102,106 @@ class BoundWorkflow(WorkflowRef[I_contra, O_co]):
 
     @overload
     async def start(
-        self: BoundWorkflow[None, T], /, *, run_id: str | None = None, wait: bool = True
+        self: BoundWorkflow[None, T],
+        /,
+        *,
+        run_id: str | None = None,
+        wait: bool = True,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
     ) -> Run[T]: ...
     @overload
     async def start(
-        self, data: I_contra, /, *, run_id: str | None = None, wait: bool = True
+        self,
+        data: I_contra,
+        /,
+        *,
+        run_id: str | None = None,
+        wait: bool = True,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
     ) -> Run[O_co]: ...
-    async def start(self: Any, *data: Any, run_id: str | None = None, wait: bool = True) -> Any:
+    async def start(self: Any, *data: Any, **options: Any) -> Any:
         """Start a run of it: see `App.start_workflow`."""
-        return await self._caller.start_workflow(self.name, *data, run_id=run_id, wait=wait)
+        return await self._caller.start_workflow(self.name, *data, **options)
+
+    async def start_many(
+        self,
+        items: Iterable[I_contra],
+        /,
+        *,
+        tags: Sequence[str] = (),
+        started_by: str | None = None,
+    ) -> list[Run[O_co]]:
+        """Start a run of it for each of *items*: see `App.start_many`."""
+        runs: list[Run[O_co]] = await self._caller.start_many(
+            self.name, items, tags=tags, started_by=started_by
+        )
+        return runs
 
     def get_run(self, run_id: str, /) -> Run[O_co]:
         """The handle of a run that exists; nothing is read until the handle is used."""
         run: Run[O_co] = self._caller.get_run(self.name, run_id)
         return run
+
+
+class ExternalWorkflow(WorkflowRef[I_contra, O_co]):
+    """A workflow of another code base whose processes share the store: a target for `do`."""
+
+    def __init__(self, name: str, input: Any, output: Any) -> None:
+        super().__init__(name)
+        self._types = (input, output)
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether it is started with a value."""
+        return self._types[0] is not None
+
+    @property
+    def input(self) -> Codec:
+        """The codec of its input."""
+        return self._codec(0, "input")
+
+    @property
+    def output(self) -> Codec:
+        """The codec of its result."""
+        return self._codec(1, "result")
+
+    def _codec(self, place: int, what: str) -> Codec:
+        from pikku._codec import codec_for
+
+        return codec_for(self._types[place], f"{what} of external workflow {self.name!r}")
+
+
+@overload
+def external_workflow(
+    name: str, *, input: type[I], output: type[O]
+) -> ExternalWorkflow[I, O]: ...
+@overload
+def external_workflow(
+    name: str, *, input: type[I], output: None = None
+) -> ExternalWorkflow[I, None]: ...
+@overload
+def external_workflow(
+    name: str, *, input: None = None, output: type[O]
+) -> ExternalWorkflow[None, O]: ...
+@overload
+def external_workflow(
+    name: str, *, input: None = None, output: None = None
+) -> ExternalWorkflow[None, None]: ...
+def external_workflow(name: str, *, input: Any = None, output: Any = None) -> Any:
+    """A workflow of another code base whose processes work on the same store, as a target of `do`.
+
+    Args:
+        name: the name under which it is wired there.
+        input: the type of its input; None where it takes none.
+        output: the type of its result; None where it has none.
+    """
+    return ExternalWorkflow(name, input, output)
 
 
 # --- what the decorators return -------------------------------------------------------------
@@ -337,16 +427,19 @@ def place_of(func: Callable[..., Any]) -> str:
 
 
 class Registry:
-    """The functions and workflows of one generated package.
+    """The functions, workflows and signals of one generated package.
 
-    Each package has its own, so two apps in one process never meet.
+    Each package has its own, so two apps in one process never meet. `versions` has the version of
+    each workflow by its name, as far as it is known.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, versions: Mapping[str, str] | None = None) -> None:
         self.name = name
+        self.versions = dict(versions or {})
         self.functions: dict[str, Func[Any, Any]] = {}
         self.queues: set[str] = set()
         self.workflows: dict[str, WiredWorkflow] = {}
+        self.signals: dict[str, WiredSignal[Any]] = {}
 
     def pikku_func(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register *func*, or return the decorator that will, with *options*.
@@ -421,6 +514,34 @@ class Registry:
             )
         func.name = name
         self.workflows[name] = WiredWorkflow(name, func, description, tags, expose)
+
+    def wire_signal(self, *, name: str, payload: Any = None, description: str = "") -> Signal[Any]:
+        """Declare the signal *name*, with the type of what comes with it.
+
+        Raises:
+            DuplicateNameError: if the name is declared with another payload.
+            DeclarationError: if it is no name.
+        """
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise DeclarationError(f"wire_signal: {name!r} is no name for a signal")
+        there = self.signals.get(name)
+        if there is not None and there.declared is not payload and there.declared != payload:
+            raise DuplicateNameError(
+                f"two signals are named {name!r}: with {there.declared!r} and with {payload!r}"
+            )
+        made = self.signals[name] = WiredSignal(name, payload, description)
+        return made
+
+    def signal(self, name: str) -> WiredSignal[Any]:
+        """The declared signal of this *name*.
+
+        Raises:
+            UnknownSignalError: with the nearest names.
+        """
+        try:
+            return self.signals[name]
+        except (KeyError, TypeError):
+            raise UnknownSignalError(str(name), self.signals) from None
 
     def function(self, name: str) -> Func[Any, Any]:
         """The function of this *name*.

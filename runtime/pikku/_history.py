@@ -10,7 +10,7 @@ from typing import Any
 
 from pikku._clock import as_datetime
 from pikku._error_info import ErrorInfo
-from pikku._records import HistoryEntry, RunRecord, RunStatus, StepRecord
+from pikku._records import GIVEN_UP, HistoryEntry, RunRecord, RunStatus, StepRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,13 @@ class RunInfo:
     cancel_requested_at: datetime | None
     cancel_reason: str | None
     suspend_reason: str | None
+    version: str = ""
+    parent: str | None = None
+    parent_step: str | None = None
+    depth: int = 0
+    started_by: str | None = None
+    pinned: bool = False
+    forked_from: str | None = None
 
     @classmethod
     def of(cls, run: RunRecord) -> RunInfo:
@@ -51,6 +58,13 @@ class RunInfo:
             _time(run.cancel_us),
             run.cancel_reason,
             run.suspend_reason,
+            run.version,
+            run.parent,
+            run.parent_step,
+            run.depth,
+            run.started_by,
+            run.pinned,
+            run.forked_from,
         )
 
 
@@ -59,9 +73,11 @@ class HistoryEvent:
     """One thing that happened in a run.
 
     `kind` is one of `run_started`, `step_started`, `step_succeeded`, `step_failed`,
-    `sleep_started`, `sleep_ended`, `attempt_failed`, `attempt_lost`, `handed_back`,
-    `value_recorded`, `cancel`, `suspend`, `resume`, `run_completed`, `run_failed`,
-    `run_cancelled`.
+    `sleep_started`, `sleep_ended`, `wait_started`, `wait_ended` (for a signal, with its payload;
+    without one it timed out), `approval_asked`, `approval_ended` (with the decision; without one it
+    expired), `child_started` (with the child's run id), `patched`, `given_up`, `attempt_failed`,
+    `attempt_lost`, `handed_back`, `value_recorded`, `signal` (`step` is its name), `decision`,
+    `cancel`, `suspend`, `resume`, `retry`, `fork`, `run_completed`, `run_failed`, `run_cancelled`.
     """
 
     at: datetime
@@ -93,16 +109,35 @@ def history_of(
     places = {step.key: step.position for step in steps}
     last = len(steps) + 1
     add(run.created_us, (-1, 0), "run_started", data=_value(run.input))
+    ended_by = {
+        (step.target, step.finished_us): step.position for step in steps if step.kind == "signal"
+    }
     for entry in entries:
         place = places.get(entry.step or "", last)
+        if entry.kind == "signal":
+            place = ended_by.get((entry.step or "", entry.at_us), last)
         add(entry.at_us, (place, 1), entry.kind, entry.step, entry.attempt, _value(entry.data))
     for step in steps:
         start, end = (step.position, 0), (step.position, 2)
         match step.kind, step.status:
-            case "sleep", status:
-                add(step.created_us, start, "sleep_started", step.key)
+            case ("sleep" | "signal" | "approval") as kind, status:
+                begun, ended = _WAITS[kind]
+                add(step.created_us, start, begun, step.key, data=_asked(step))
                 if status == "succeeded":
-                    add(step.finished_us, end, "sleep_ended", step.key)
+                    add(step.finished_us, end, ended, step.key, data=_value(step.result))
+                elif status == "failed":
+                    add(step.finished_us, end, "given_up", step.key)
+            case "suspend", _:
+                pass
+            case "patch", _:
+                add(step.finished_us, end, "patched", step.key)
+            case "child", status:
+                add(step.created_us, start, "child_started", step.key, step.attempt, step.job)
+                if step.error == GIVEN_UP:
+                    add(step.finished_us, end, "given_up", step.key)
+                elif status in ("succeeded", "failed"):
+                    value = _value(step.result if status == "succeeded" else step.error)
+                    add(step.finished_us, end, f"step_{status}", step.key, step.attempt, value)
             case "side_effect", _:
                 value = _value(step.result)
                 add(step.finished_us, end, "value_recorded", step.key, data=value)
@@ -115,6 +150,18 @@ def history_of(
         outcome = _value(run.output if run.status == "completed" else run.error)
         add(run.finished_us, (last + 1, 0), f"run_{run.status}", data=outcome)
     return [event for _, event in sorted(events, key=lambda each: each[0])]
+
+
+_WAITS = {
+    "sleep": ("sleep_started", "sleep_ended"),
+    "signal": ("wait_started", "wait_ended"),
+    "approval": ("approval_asked", "approval_ended"),
+}
+
+
+def _asked(step: StepRecord) -> Any:
+    """What a wait is for: the signal's name, or what an approval asks."""
+    return step.target or None if step.kind == "signal" else _value(step.job)
 
 
 def _value(text: str | None) -> Any:

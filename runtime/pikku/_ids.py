@@ -65,6 +65,17 @@ def step_key(name: str, ordinal: int) -> str:
     return f"{name}#{ordinal}" if ordinal else name
 
 
+def child_run_id(run_id: str, key: str, attempt: int) -> str:
+    """The id of the run that one attempt of a step starts: the same in every process.
+
+    It begins with the id of the run at the top of the family and `~`: a store that spreads its runs
+    keeps those whose ids are the same up to there in one place.
+    """
+    root = run_id.partition("~")[0]
+    name = invocation_id(run_id, f"{key}\n{attempt}").replace("-", "")
+    return f"{root[: MAX_RUN_ID - 33]}~{name}"
+
+
 def invocation_id(run_id: str, key: str) -> str:
     """The idempotency key of a step: the same over attempts, processes and stores."""
     from uuid import UUID, uuid5

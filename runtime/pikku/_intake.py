@@ -109,13 +109,18 @@ class Intake:
     @property
     def worth_a_call(self) -> bool:
         """Whether there is something to fetch, and room for it."""
-        if not self._filled:
-            return False
-        room = self.room()
-        worth = any(room.get(queue) for queue in self._filled)
+        worth = self.knows_of_work
         if worth and not self._store.pushes:
             self._filled = set()
         return worth
+
+    @property
+    def knows_of_work(self) -> bool:
+        """Whether a queue is known to hold something for which there is room."""
+        if not self._filled:
+            return False
+        room = self.room()
+        return any(room.get(queue) for queue in self._filled)
 
     def room(self) -> dict[str, int]:
         """How much more this process can take on from each queue."""

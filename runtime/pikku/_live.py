@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -19,20 +20,25 @@ from pikku._clock import Alarm
 from pikku._contexts import to_nobody
 from pikku._error_info import ErrorInfo
 from pikku._functions import WiredWorkflow
+from pikku._ids import child_run_id
 from pikku._jobs import pack_job
 from pikku._payloads import check_size
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
+    GIVEN_UP,
+    WAITS,
     CancelKind,
     Commit,
     CompleteStep,
+    CreateRun,
     Delivery,
     HistoryEntry,
     LoadedRun,
     OpResult,
     ReleaseRun,
     Settle,
+    StepRecord,
     StepStatus,
     StepWrite,
     SuspendReason,
@@ -47,6 +53,7 @@ from pikku.errors import (
     RunTimeoutError,
     SealError,
     UnknownFunctionError,
+    UnknownWorkflowError,
 )
 from pikku.stores.base import DEFAULT_QUEUE
 
@@ -58,6 +65,7 @@ log = logging.getLogger("pikku")
 # A function whose process died while it cleaned up has at least this long to go on with it.
 AFTER_A_RESTART_US = 10_000_000
 HANDLER_SUFFIX = " (on_error)"
+NOT_GRANTED = ErrorInfo("CancelledError", "the run was cancelled before the step had begun")
 
 
 class Flight:
@@ -86,6 +94,7 @@ class Flight:
         deliver: bool = False,
         queue: str | None = None,
         job: str | None = None,
+        handled: bool = False,
     ) -> StepWrite:
         """The record of this attempt in *status*."""
         ask = self.ask
@@ -107,7 +116,9 @@ class Flight:
             deliver,
             queue,
             job,
-            queue is not None and ask.plan.on_error is not None,
+            handled,
+            None,
+            ask.after,
         )
 
     def next(self, *, failed: bool) -> Flight:
@@ -141,7 +152,7 @@ class LiveRun:
         """Take over the recorded state; attempts under way stay."""
         run = loaded.run
         self._run = run
-        self._turn = run.turn
+        self._turn = self._first_turn = run.turn
         self._replay = Replay(self.run_id, loaded.steps, run.deliveries)
         self._cancelled = False
         self._releasing = False
@@ -150,6 +161,9 @@ class LiveRun:
         self._ends: list[StepWrite] = []
         self._entries: list[HistoryEntry] = []
         self._writes: list[StepWrite] = []
+        self._children: list[CreateRun] = []
+        self._calls_off: list[str] = []
+        self._suspending: Ask | None = None
         self._starting: list[Flight] = []
         self._waiting: dict[str, Flight] = {}
         self._failed: dict[str, Flight] = {}
@@ -168,7 +182,7 @@ class LiveRun:
 
     def _begin(self) -> None:
         workflow = self.wired.workflow
-        context = self._engine.workflow_context(self.run_id, self.wired.name, self._replay)
+        context = self._engine.workflow_context(self._run, self._replay)
         try:
             declaration = workflow.declaration
             data = declaration.input.decode(self._run.input, f"input of {self.wired.name!r}")
@@ -305,22 +319,35 @@ class LiveRun:
                 # should others have recorded one under it, the store answers with `conflict`.
                 if not self._delivered_here and self._deliver_recorded():
                     continue
-                if replay.new_asks:
-                    for ask in replay.take_asks():
-                        self._classify(ask)
-                if self._retries:
-                    self._start_retries()
-                if self._to_handle:
-                    self._start_handlers()
+                if replay.given_up:
+                    self._give_up()
+                if self._suspending is None:
+                    if replay.new_patches:
+                        self._record_patches()
+                    if replay.new_asks:
+                        for ask in replay.take_asks():
+                            self._classify(ask)
+                    if self._retries:
+                        self._start_retries()
+                    if self._to_handle:
+                        self._start_handlers()
             if not self._arrived:
                 break
             flight, end = self._arrived.popleft()
             self._deliver_arrived(flight, end, done())
         if replay.stopped or done():
             self._finish(main)
+        elif self._suspending is not None and not self._under_way():
+            self._suspend_as_asked(self._suspending)
         elif self._engine.draining:
             self._drain()
-        elif self._ends or self._writes or self._entries or replay.cancel_asked is not None:
+        elif (
+            self._ends
+            or self._writes
+            or self._entries
+            or self._calls_off
+            or replay.cancel_asked is not None
+        ):
             self._commit(None)
         elif not self._flights:
             self._engine.idle(self)
@@ -352,10 +379,14 @@ class LiveRun:
     def _begin_cancel(self) -> None:
         self._cancelled = True
         self._waiting.clear()
+        self._suspending = None
         self._start_nothing()
         for ask in self._replay.take_asks():  # asked for before the cancel: not granted
+            record = ask.record
             if (flight := self._flights.get(ask.key)) is not None:
                 flight.ask = ask
+            elif record is not None and (record.queue is not None or record.kind == "child"):
+                self._away[ask.key] = Flight(ask, record.attempt, record.failures, record.lost)
         for flight in self._flights.values():
             flight.called_off = True
             self._stop(flight)
@@ -364,6 +395,42 @@ class LiveRun:
         due = requested + self._engine.options.cleanup_timeout_us
         self._call_off_at(max(due, now + AFTER_A_RESTART_US))
         self._replay.deliver_cancel()
+        self._replay.given_up.clear()  # the store has ended what the run waited for
+        self._refuse_ungranted()
+
+    def _refuse_ungranted(self) -> None:
+        """Whoever shields a step from the cancellation learns what becomes of it: an attempt under
+        way ends, anything else is not granted."""
+        new = {ask.key for ask in self._replay.new_asks}
+        in_doubt: set[str] = set()
+        for ask in self._replay.asks_under_way:
+            if ask.key in new or ask.key in self._flights:
+                continue
+            if ask.key in self._away:
+                in_doubt.add(ask.key)
+            elif not self._will_come(ask):
+                self._replay.refuse(ask, NOT_GRANTED)
+        if in_doubt:
+            self._engine.look_up(self, in_doubt)
+
+    def _will_come(self, ask: Ask) -> bool:
+        record = ask.record
+        if record is not None and record.delivery is not None:
+            return True
+        waiting = self._external.values()
+        return any(outcome is not None and outcome.key == ask.key for outcome in waiting)
+
+    def looked_up(self, keys: set[str], loaded: LoadedRun) -> None:
+        """The store's word on steps that were executed elsewhere when the cancel came."""
+        if self.gone:
+            return
+        for step in loaded.steps:
+            if step.key not in keys or step.status != "scheduled" or step.kind == "child":
+                continue
+            flight = self._away.pop(step.key, None)
+            if flight is not None:
+                self._replay.refuse(flight.ask, NOT_GRANTED)
+        self.advance()
 
     def _call_off_at(self, due_us: int) -> None:
         engine = self._engine
@@ -384,6 +451,8 @@ class LiveRun:
     def _classify(self, ask: Ask) -> None:
         """Decide what a step that the function waits for needs: a start, a timer, or nothing."""
         record = ask.record
+        if record is not None and record.status == "pending":  # a fork replaces its input
+            ask = ask._replace(input=record.input, plan=ask.plan._replace(data=record.input))
         if (flight := self._flights.get(ask.key)) is not None:
             flight.ask = ask
         elif record is None:
@@ -393,15 +462,24 @@ class LiveRun:
                 flight.known = (now, now)
                 self._flights[ask.key] = flight
                 self._arrived.append((flight, ask.plan()))
-            elif ask.kind == "sleep":
-                wait_us, until_us = ask.plan
-                self._writes.append(
-                    Flight(ask, 1, 0, 0).write("scheduled", wait_us=wait_us, until_us=until_us)
-                )
+            elif ask.kind in WAITS:
+                if not ask.future.cancelled():
+                    wait_us, until_us, job = ask.plan
+                    self._writes.append(
+                        Flight(ask, 1, 0, 0).write(
+                            "scheduled", wait_us=wait_us, until_us=until_us, job=job
+                        )
+                    )
+            elif ask.kind == "suspend":
+                self._suspending = ask
             else:
                 self._start(Flight(ask, 1, 0, 0))
-        elif ask.kind == "sleep":
+        elif ask.kind in WAITS or record.error == GIVEN_UP:
             return
+        elif ask.kind == "suspend":
+            self._suspending = ask
+        elif ask.kind == "child":
+            self._classify_child(ask, record)
         elif record.queue is not None and record.status not in ENDED_STEP:
             self._away[ask.key] = Flight(ask, record.attempt, record.failures, record.lost)
         elif ask.kind == "on_error" and record.status in ENDED_STEP:
@@ -420,6 +498,121 @@ class LiveRun:
             else:
                 self._waiting[ask.key] = flight
 
+    def _classify_child(self, ask: Ask, record: StepRecord) -> None:
+        flight = Flight(ask, record.attempt, record.failures, record.lost)
+        if record.status == "failed":
+            self._child_failed(flight, record.error)
+        elif record.job is not None:
+            self._away[ask.key] = flight
+        else:
+            self._start_child(flight)
+
+    def _child_failed(self, flight: Flight, error: str | None) -> None:
+        """A child whose step may have another attempt, or a handler, has failed: its own failure
+        is recorded and counted, what follows is decided here."""
+        plan: Plan = flight.ask.plan
+        info = ErrorInfo.from_json(error or "{}")
+        if plan.policy.allows_another(flight.failures) and not self._cancelled:
+            self._entries.append(
+                HistoryEntry("attempt_failed", flight.ask.key, flight.attempt, error)
+            )
+            following = Flight(flight.ask, flight.attempt + 1, flight.failures, flight.lost)
+            self._start_child(following, plan.policy.delay_us(flight.failures))
+            return
+        self._failed[flight.ask.key] = flight
+        if plan.on_error is not None:
+            self._ask_handler(flight.ask, info, flight.attempt)
+        else:
+            self._flights[flight.ask.key] = flight
+            self._arrived.append((flight, End(True, error=info, final=True)))
+
+    def _give_up(self) -> None:
+        """The function waits no longer for what it asked for: neither does the store."""
+        given_up, self._replay.given_up = self._replay.given_up, []
+        for ask in given_up:
+            record = ask.record
+            if self._cancelled or (record is not None and record.error == GIVEN_UP):
+                continue
+            if record is not None and record.status in ENDED_STEP and ask.kind != "signal":
+                continue
+            self._away.pop(ask.key, None)
+            self._waiting.pop(ask.key, None)
+            self._calls_off.append(ask.key)
+
+    def _record_patches(self) -> None:
+        patches, self._replay.new_patches = self._replay.new_patches, []
+        for key in patches:
+            self._writes.append(
+                StepWrite(
+                    key,
+                    self._replay.asked_count,
+                    "patch",
+                    "",
+                    "succeeded",
+                    1,
+                    0,
+                    0,
+                    "",
+                    None,
+                    "true",
+                    None,
+                    None,
+                    None,
+                    False,
+                    after=self._replay.delivered,
+                )
+            )
+
+    def _suspend_as_asked(self, ask: Ask) -> None:
+        if ask.future.cancelled():
+            self._suspending = None
+            self._engine.loop.call_soon(self.advance)
+            return
+        if ask.record is None:
+            self._ends.append(Flight(ask, 1, 0, 0).write("scheduled"))
+        error = ErrorInfo("Suspended", ask.name)
+        self._commit(Settle("suspended", error=error.to_json(), reason="requested"))
+
+    def _child_run(self, flight: Flight, delay_us: int = 0) -> CreateRun:
+        """The run that an attempt of a child step starts."""
+        ask, run = flight.ask, self._run
+        plan: Plan = ask.plan
+        child = plan.child
+        assert child is not None
+        limits = [us for us in (child.timeout_us, plan.policy.timeout_us) if us is not None]
+        return CreateRun(
+            child_run_id(self.run_id, ask.key, flight.attempt),
+            child.workflow,
+            plan.data or "null",
+            child.version,
+            run.inline,
+            False,
+            child.tags,
+            run.started_by,
+            min(limits, default=None),
+            parent=None if child.detached else self.run_id,
+            parent_step=None if child.detached else ask.key,
+            depth=run.depth + 1,
+            delay_us=delay_us or None,
+        )
+
+    def _start_child(self, flight: Flight, delay_us: int = 0) -> None:
+        ask = flight.ask
+        plan: Plan = ask.plan
+        created = self._child_run(flight, delay_us)
+        if plan.child is not None and plan.child.detached:
+            self._flights[ask.key] = flight
+            text = json.dumps(created.run_id)
+            self._arrived.append((flight, End(False, text, created.run_id)))
+            return
+        self._away[ask.key] = flight
+        self._children.append(created)
+        self._engine.intake.look_everywhere()
+        if not delay_us:
+            self._engine.begot(self, created.run_id)
+        handled = plan.on_error is not None or plan.policy.retries > 0
+        self._writes.append(flight.write("scheduled", job=created.run_id, handled=handled))
+
     def _start_retries(self) -> None:
         for key in self._retries:
             if (flight := self._waiting.pop(key, None)) is not None:
@@ -433,7 +626,10 @@ class LiveRun:
             if flight is None:
                 continue
             flight.attempt = word.attempt
-            if flight.ask.kind == "on_error":
+            if flight.ask.kind == "child":
+                flight.failures += 1
+                self._child_failed(flight, word.error)
+            elif flight.ask.kind == "on_error":
                 self._handled(flight, word.status == "failed", word.result, word.error)
             else:
                 self._failed[word.key] = flight
@@ -448,12 +644,20 @@ class LiveRun:
 
     def _start(self, flight: Flight) -> None:
         ask = flight.ask
+        if ask.kind == "child":
+            self._start_child(flight)
+            return
         if not self._run.inline and not self._engine.place(flight):
             plan: Plan = ask.plan
             self._away[ask.key] = flight
             self._engine.intake.fills(plan.queue or DEFAULT_QUEUE)
             self._writes.append(
-                flight.write("scheduled", queue=plan.queue or DEFAULT_QUEUE, job=pack_job(ask))
+                flight.write(
+                    "scheduled",
+                    queue=plan.queue or DEFAULT_QUEUE,
+                    job=pack_job(ask),
+                    handled=plan.on_error is not None,
+                )
             )
             return
         self._flights[ask.key] = flight
@@ -479,7 +683,11 @@ class LiveRun:
                 None,
                 None,
                 False,
-                known=known,
+                None,
+                None,
+                False,
+                known,
+                ask.after,
             )
         )
 
@@ -505,6 +713,13 @@ class LiveRun:
         """Take an outcome of this process into the next commit, and hand it to the function."""
         self._held.append((flight, end))
         ask = flight.ask
+        if ask.kind == "child":
+            if not end.failed:
+                self._children.append(self._child_run(flight))
+                self._engine.intake.look_everywhere()
+            else:
+                self._deliver_child_failure(flight, end, main_done)
+                return
         if not end.failed:
             deliver = ask.kind != "on_error"
             self._ends.append(
@@ -524,7 +739,11 @@ class LiveRun:
                     None,
                     None,
                     deliver,
-                    known=flight.known,
+                    None,
+                    None,
+                    False,
+                    flight.known,
+                    ask.after,
                 )
             )
             if not deliver:
@@ -555,6 +774,14 @@ class LiveRun:
         else:
             self._ends.append(failed.write("failed", error=text, deliver=True))
             self._deliver(Outcome(ask.key, True, None, None, error, flight.attempt), main_done)
+
+    def _deliver_child_failure(self, flight: Flight, end: End, main_done: bool) -> None:
+        """The failure of a child, recorded before, is delivered now that nothing else follows."""
+        ask = flight.ask
+        self._failed.pop(ask.key, None)
+        error = end.error or ErrorInfo("Exception", "")
+        self._ends.append(flight.write("failed", error=error.to_json(), deliver=True))
+        self._deliver(Outcome(ask.key, True, None, None, error, flight.attempt), main_done)
 
     def _deliver(self, outcome: Outcome, main_done: bool) -> None:
         if not main_done:
@@ -598,6 +825,7 @@ class LiveRun:
             None,
             ask.future,
             self._replay.recorded(key),
+            ask.after,
         )
         self._classify(handler)
 
@@ -622,7 +850,7 @@ class LiveRun:
             self._commit(self._cancelled_settle())
         elif replay.divergence is not None:
             self._diverged(replay.divergence)
-        elif isinstance(replay.failure, UnknownFunctionError):
+        elif isinstance(replay.failure, (UnknownFunctionError, UnknownWorkflowError)):
             log.error("run %s of %r: %s", self.run_id, self.wired.name, replay.failure)
             self._suspend("missing_function", replay.failure)
         elif isinstance(replay.failure, (PayloadError, SealError)):
@@ -636,10 +864,30 @@ class LiveRun:
             self._commit(self._result(main))
 
     def _diverged(self, divergence: Divergence) -> None:
+        """Whoever holds the version under which the run began gets it, if it has only been
+        repeated here; else it stands still."""
+        began, here = self._run.version, self._engine.version_of(self.wired.name)
         error = NonDeterminismError(
             f"run {self.run_id} of {self.wired.name!r}: {divergence.message()}"
+            + (f"; it began as version {began}, and here is {here}" if began != here else "")
         )
+        new = self._ends or self._flights or self._turn != self._first_turn
+        if began and began != here and not new and self._cancel is None:
+            self._busy = True
+            self._engine.hand_over(
+                self, [f"{self.wired.name}@{began}"], functools.partial(self._nobody, error)
+            )
+            return
+        self._stand_still(error)
+
+    def _nobody(self, error: NonDeterminismError) -> None:
+        self._busy = False
+        if not self.gone:
+            self._stand_still(error)
+
+    def _stand_still(self, error: NonDeterminismError) -> None:
         log.error("%s", error)
+        self._engine.diverged.add(self.run_id)
         self._suspend("nondeterminism", error)
 
     def _suspend(self, reason: SuspendReason, error: PikkuError) -> None:
@@ -696,6 +944,7 @@ class LiveRun:
         for write in self._writes:
             self._away.pop(write.key, None)
         self._writes = []
+        self._children = []
         for flight in self._starting:
             self._engine.placed.discard(flight)
             if self._flights.get(flight.ask.key) is flight:
@@ -730,6 +979,8 @@ class LiveRun:
                 self._entries,
                 settle,
                 None if settle is not None else replay.cancel_asked,
+                self._children,
+                self._calls_off,
             ),
             self._committed,
         )
@@ -768,6 +1019,8 @@ class LiveRun:
         self._held = []
         self._ends = []
         self._writes = []
+        if self._children or self._calls_off:
+            self._children, self._calls_off = [], []
         if self._entries:
             self._entries = []
         self._delivered_here = 0
@@ -856,7 +1109,7 @@ class LiveRun:
 
     def _complete_late(self, flight: Flight, end: End) -> None:
         """The run ended first; the step's own record still says what became of it."""
-        if flight.ask.kind in ("side_effect", "on_error"):
+        if flight.ask.kind in ("side_effect", "on_error", "child"):
             return
         if end.failed and self._left not in FINAL_STATUSES:
             return  # its retries and its handler are decided when the run goes on

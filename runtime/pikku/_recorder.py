@@ -10,14 +10,17 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from pikku._bodies import End, Plan
+from pikku._answers import AnswerTerms, DecisionCodec, ReceivedCodec, type_place
+from pikku._bodies import ChildPlan, End, Plan
 from pikku._clock import Clock, as_datetime
 from pikku._codec import PLAIN, Codec, codec_for
 from pikku._durations import Duration
 from pikku._functions import (
     NO_INPUT,
     Dispatch,
+    ExternalWorkflow,
     Registry,
+    WorkflowRef,
     check_route,
     resolve_annotations,
     step_policy,
@@ -25,8 +28,18 @@ from pikku._functions import (
 from pikku._payloads import MAX_PAYLOAD_BYTES, check_size
 from pikku._replay import Replay
 from pikku._retry import DEFAULT_POLICY, Backoff
-from pikku.errors import DeclarationError, InvalidInputError, UnknownFunctionError, nearest
+from pikku.errors import (
+    DeclarationError,
+    DepthLimitError,
+    InvalidInputError,
+    UnknownFunctionError,
+    UnknownWorkflowError,
+    nearest,
+)
 from pikku.stores.base import DEFAULT_QUEUE
+
+# How many runs may start one another in a row: far above any design, far below any harm.
+MAX_DEPTH = 32
 
 _RESULT_TYPES: dict[str, Any] = {"now()": datetime, "uuid4()": UUID, "random()": float}
 
@@ -40,7 +53,9 @@ class RunRecorder:
         clock: Clock,
         replay: Replay,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
+        depth: int = 0,
     ) -> None:
+        self._depth = depth
         self._registry = registry
         self._clock = clock
         self._replay = replay
@@ -131,7 +146,86 @@ class RunRecorder:
     def sleep(
         self, step: str, *, wait_us: int | None = None, until_us: int | None = None
     ) -> asyncio.Future[Any]:
-        return self._replay.ask("sleep", step, "", (wait_us, until_us))
+        return self._replay.ask("sleep", step, "", (wait_us, until_us, None))
+
+    def signal(self, step: str, name: str, *, timeout_us: int | None) -> asyncio.Future[Any]:
+        payload = self._registry.signal(name).payload
+        return self._replay.ask(
+            "signal", step, name, (timeout_us, None, None), ReceivedCodec(payload)
+        )
+
+    def approval(
+        self,
+        step: str,
+        *,
+        schema: type[Any] | None,
+        reason: str,
+        expires_us: int | None,
+        approvers: str,
+        scope: str,
+    ) -> asyncio.Future[Any]:
+        job = AnswerTerms(type_place(schema, step), reason, approvers, scope).to_json()
+        return self._replay.ask(
+            "approval",
+            step,
+            "",
+            (expires_us, None, job),
+            DecisionCodec(codec_for(schema, f"the data of approval {step!r}")),
+        )
+
+    def suspend(self, reason: str) -> asyncio.Future[Any]:
+        return self._replay.ask("suspend", reason, "", None)
+
+    def patched(self, patch_id: str) -> bool:
+        return self._replay.patched(patch_id)
+
+    def is_workflow(self, name: str) -> bool:
+        return name in self._registry.workflows
+
+    def child(
+        self,
+        step: str,
+        target: WorkflowRef[Any, Any] | str,
+        data: Any,
+        retries: int | None,
+        retry_delay: Duration | Backoff | None,
+        timeout: Duration | None,
+        on_error: str | None,
+        detached: bool,
+    ) -> asyncio.Future[Any]:
+        name = target if isinstance(target, str) else target.name
+        where = f"step {step!r}"
+        if self._depth >= MAX_DEPTH:
+            raise DepthLimitError(
+                f"{where}: its run is {MAX_DEPTH} children deep, and starts another of {name!r}"
+            )
+        if on_error is not None and on_error not in self._registry.functions:
+            return self._replay.fail(UnknownFunctionError(on_error, self._registry.functions))
+        if isinstance(target, ExternalWorkflow):
+            given, made, takes_input = target.input, target.output, target.takes_input
+            child = ChildPlan(name, "", (), None, detached)
+        else:
+            wired = self._registry.workflows.get(name)
+            if wired is None:
+                return self._replay.fail(UnknownWorkflowError(name, self._registry.workflows))
+            declaration = wired.workflow.declaration
+            given, made, takes_input = (
+                declaration.input,
+                declaration.output,
+                declaration.takes_input,
+            )
+            version = self._registry.versions.get(name, "")
+            child = ChildPlan(name, version, wired.tags, wired.workflow.timeout_us, detached)
+        if data is NO_INPUT:
+            if takes_input:
+                raise InvalidInputError(where, [("input", f"{name!r} needs an input")])
+            data = None
+        text = given.admit(data, where)
+        check_size(text, self._max_payload_bytes, f"the input of {where}")
+        codec = codec_for(str, where) if detached else made
+        policy = step_policy(where, DEFAULT_POLICY, retries, retry_delay, timeout)
+        plan = Plan(None, None, text, codec, policy, on_error, where, child=child)
+        return self._replay.ask("child", step, name, plan, codec, text)
 
     def side_effect(self, name: str) -> asyncio.Future[Any]:
         codec = codec_for(_RESULT_TYPES[name], name)

@@ -19,10 +19,25 @@ StepStatus = Literal["pending", "scheduled", "running", "succeeded", "failed"]
 ENDED_STEP: frozenset[str] = frozenset({"succeeded", "failed"})
 _STEP_RANK = {"pending": 0, "scheduled": 1, "running": 2, "failed": 3, "succeeded": 3}
 
-StepKindName = Literal["rpc", "inline", "sleep", "side_effect", "on_error"]
+StepKindName = Literal[
+    "rpc",
+    "inline",
+    "sleep",
+    "side_effect",
+    "on_error",
+    "signal",
+    "approval",
+    "suspend",
+    "child",
+    "patch",
+]
+# What is recorded as the error of a wait that its function has given up.
+GIVEN_UP = '{"type": "GivenUp", "message": "the function waits for it no longer"}'
+# Steps that end by a word from outside or, with a due time, when that has come.
+WAITS: frozenset[str] = frozenset({"sleep", "signal", "approval"})
 
 SuspendReason = Literal[
-    "nondeterminism", "missing_function", "requested", "internal_error", "unreadable"
+    "nondeterminism", "missing_function", "requested", "internal_error", "unreadable", "version"
 ]
 CancelKind = Literal["cancel", "timeout"]
 
@@ -40,7 +55,9 @@ class RunRecord:
     """One execution of a workflow. A store hands out copies.
 
     `turn` counts the commits of the run's owners, `turned_by` is the session that made the last;
-    `deliveries` counts the outcomes recorded so far.
+    `deliveries` counts the outcomes recorded so far. A child run has the id of its `parent`, the
+    key of the step there that waits for it, and its `depth` below a run without parent. `pinned`:
+    only a process that holds the run's `version` executes it.
     """
 
     run_id: str
@@ -67,6 +84,11 @@ class RunRecord:
     cancel_reason: str | None
     cancel_delivery: int | None
     suspend_reason: str | None
+    parent: str | None = None
+    parent_step: str | None = None
+    depth: int = 0
+    pinned: bool = False
+    forked_from: str | None = None
 
 
 @dataclass(slots=True)
@@ -81,8 +103,13 @@ class StepRecord:
     A step that crosses a queue has the name of that `queue` and, as `job`, what a worker must know
     besides (JSON text); without a queue its run's owner executes it; an empty one says that the
     job was called off. `error` of a step that waits for its next attempt is why. `handled`: its
-    last failure goes to an `on_error` handler before it is delivered. `progress` is what the
-    running attempt said of itself (JSON text).
+    last failure goes to an `on_error` handler before it is delivered, or may get another attempt
+    from the run's owner. `progress` is what the running attempt said of itself (JSON text).
+
+    `after` counts the outcomes that the function had been given when it asked. The `target` of a
+    signal step is the signal's name; the `job` of a child step is the child's run id, that of an
+    approval what its answer must satisfy (JSON text). A wait that its function has given up has
+    `error`, and no delivery that anybody sees.
     """
 
     key: str
@@ -107,6 +134,17 @@ class StepRecord:
     job: str | None = None
     handled: bool = False
     progress: str | None = None
+    after: int = 0
+
+
+class SignalRecord(NamedTuple):
+    """A signal that was sent to a run, and the `step` that it ended, once there is one."""
+
+    signal_id: str
+    name: str
+    payload: str
+    at_us: int
+    step: str | None = None
 
 
 _run_values = operator.attrgetter(*(field.name for field in fields(RunRecord)))
@@ -126,8 +164,9 @@ def copy_step(step: StepRecord) -> StepRecord:
 class HistoryEntry(NamedTuple):
     """One line of a run's history.
 
-    `kind` is `attempt_failed`, `attempt_lost`, `handed_back`, `cancel`, `suspend` or
-    `resume`; `data` is JSON text.
+    `kind` is `attempt_failed`, `attempt_lost`, `handed_back`, `cancel`, `suspend`, `resume`,
+    `signal`, `decision`, `retry` or `fork`; `data` is JSON text. `step` is a step's key; of a
+    signal it is the name.
     """
 
     kind: str
@@ -187,11 +226,12 @@ class StepWrite(NamedTuple):
     job: str | None = None
     handled: bool = False
     known: tuple[int, int] | None = None
+    after: int = 0
 
 
 class Settle(NamedTuple):
     """How a run leaves its owner: final, suspended, or parked (`running`). `withdraw` says that
-    the run has jobs under way, which nobody wants any more."""
+    the run has jobs or children under way, which nobody wants any more."""
 
     status: RunStatus
     output: str | None = None
@@ -202,7 +242,7 @@ class Settle(NamedTuple):
 
 class CreateRun(NamedTuple):
     """Create a run, or find the one that has this id. Claimed for the calling session at once
-    when `claim`, else queued."""
+    when `claim`, else queued; with `delay_us`, queued that far from now."""
 
     run_id: str
     workflow: str
@@ -213,6 +253,11 @@ class CreateRun(NamedTuple):
     tags: tuple[str, ...]
     started_by: str | None
     timeout_us: int | None
+    parent: str | None = None
+    parent_step: str | None = None
+    depth: int = 0
+    pinned: bool = False
+    delay_us: int | None = None
 
 
 class Commit(NamedTuple):
@@ -224,6 +269,11 @@ class Commit(NamedTuple):
     saw an order that is not the recorded one, so it is replayed and its outcomes come again.
     None where the order no longer matters: the function has ended, or is stopped. A run that would
     park (`settle.status` is `running`) while a word for it is waiting is a `conflict`, too.
+
+    A signal step among `asks` takes the oldest signal of its name that waits in the run, at once.
+    `children` are the runs that child steps among `asks` wait for. `calls_off` are waits and
+    children that the function has given up: what is open ends as failed without being delivered, a
+    child is asked to unwind, and a signal that was taken in vain waits again.
     """
 
     run_id: str
@@ -234,6 +284,8 @@ class Commit(NamedTuple):
     history: Sequence[HistoryEntry] = ()
     settle: Settle | None = None
     cancel_reason: str | None = None
+    children: Sequence[CreateRun] = ()
+    calls_off: Sequence[str] = ()
 
 
 class CompleteStep(NamedTuple):
@@ -296,7 +348,8 @@ class RequeueRun(NamedTuple):
 
 
 class CancelRun(NamedTuple):
-    """Ask a run to unwind. A run that no one executes is queued, so that somebody does."""
+    """Ask a run to unwind, and its children with it. A run that no one executes is queued, so that
+    somebody does."""
 
     run_id: str
     reason: str
@@ -304,9 +357,68 @@ class CancelRun(NamedTuple):
 
 
 class ResumeRun(NamedTuple):
-    """Open a suspended run."""
+    """Open a suspended run; what it asked to be suspended at has happened then."""
 
     run_id: str
+
+
+class SignalRun(NamedTuple):
+    """Send a signal to a run that has not ended: to the oldest step that waits for one of its name,
+    else it waits in the run. The same `signal_id` again changes nothing."""
+
+    run_id: str
+    signal_id: str
+    name: str
+    payload: str
+
+
+class DecideStep(NamedTuple):
+    """End an approval that is open: `decision` (JSON text) is its result. `decided` where it has
+    ended with another one."""
+
+    run_id: str
+    key: str
+    decision: str
+
+
+class PutRun(NamedTuple):
+    """Write a whole run: a new one (`expected` is None), or a failed one over again.
+
+    The failed run must have its steps in the (key, attempt, status) that are `expected`, else the
+    answer is `conflict`, and be one `run_attempt` behind `run`. A run whose status is `running` is
+    queued; what is scheduled with a due time gets its timer, the run one `timeout_us` from now.
+    """
+
+    run: RunRecord
+    steps: Sequence[StepRecord]
+    history: Sequence[HistoryEntry]
+    expected: Sequence[tuple[str, int, StepStatus]] | None = None
+    timeout_us: int | None = None
+
+    @property
+    def run_id(self) -> str:
+        return self.run.run_id
+
+
+class DeleteRun(NamedTuple):
+    """Remove a run that has ended, with everything that is recorded of it."""
+
+    run_id: str
+
+
+class Advertise(NamedTuple):
+    """Say which workflows the session can execute (`workflow@version`), instead of what it said
+    before. It must say so again after its lease was lost."""
+
+    holds: Sequence[str]
+
+
+class HandRun(NamedTuple):
+    """Make another live session that advertises one of `wanted`, the first best, the owner of a
+    run, and tell it so. Fence: the session owns the run."""
+
+    run_id: str
+    wanted: Sequence[str]
 
 
 class ReleaseRun(NamedTuple):
@@ -345,12 +457,29 @@ Op = (
     | ReleaseRun
     | RequeueRun
     | WatchRun
+    | SignalRun
+    | DecideStep
+    | PutRun
+    | DeleteRun
+    | Advertise
+    | HandRun
     | FireTimers
     | ReapSessions
 )
 
 OpCode = Literal[
-    "ok", "exists", "conflict", "fenced", "not_found", "settled", "not_suspended", "error"
+    "ok",
+    "exists",
+    "conflict",
+    "fenced",
+    "not_found",
+    "settled",
+    "not_suspended",
+    "error",
+    "not_failed",
+    "not_ended",
+    "decided",
+    "nobody",
 ]
 
 
@@ -371,8 +500,8 @@ class Delivery(NamedTuple):
 
     For the owner of a run: `step`, an outcome recorded by somebody else; `cancel`, a request to
     unwind (`key` is its kind, `error` the reason); `retry`, an attempt that has become due;
-    `handle`, a last failure that its handler has to see first, or how that handler ended. For
-    whoever executes a step: `stop`, its run unwinds. For whoever watches a run: `ended` (`key` is
+    `handle`, a last failure that its handler has to see first, or how that handler ended; `hand`,
+    the run is the session's from now on. For whoever executes a step: `stop`, its run unwinds. For whoever watches a run: `ended` (`key` is
     the reason, `result` the output). `number` is the place in the run's order of what the function
     will see, else 0.
     """
@@ -380,7 +509,7 @@ class Delivery(NamedTuple):
     run_id: str
     number: int
     key: str
-    what: Literal["step", "cancel", "retry", "handle", "stop", "ended"]
+    what: Literal["step", "cancel", "retry", "handle", "stop", "ended", "hand"]
     status: StepStatus | RunStatus | None = None
     result: str | None = None
     error: str | None = None
@@ -419,10 +548,42 @@ class Examination(NamedTuple):
 
 
 class RunFilter(NamedTuple):
-    """Which runs to list, newest first. `None` means any."""
+    """Which runs to list, newest first unless `oldest_first`. `None` means any.
+
+    `before_us` and `after_us` bound when the run was created (from `after_us` on), `ended_before_us`
+    when it ended. `text` is to be found in its id, workflow, tags, starter or error.
+    """
 
     workflow: str | None = None
     status: RunStatus | None = None
     tag: str | None = None
     limit: int = 50
     before_us: int | None = None
+    after_us: int | None = None
+    ended_before_us: int | None = None
+    text: str | None = None
+    oldest_first: bool = False
+
+
+def fits(run: RunRecord, wanted: RunFilter) -> bool:
+    """Whether *run* is among what is *wanted*."""
+    text = wanted.text
+    return (
+        (wanted.workflow is None or run.workflow == wanted.workflow)
+        and (wanted.status is None or run.status == wanted.status)
+        and (wanted.tag is None or wanted.tag in run.tags)
+        and (wanted.before_us is None or run.created_us < wanted.before_us)
+        and (wanted.after_us is None or run.created_us >= wanted.after_us)
+        and (
+            wanted.ended_before_us is None
+            or (run.finished_us is not None and run.finished_us < wanted.ended_before_us)
+        )
+        and (
+            not text
+            or text in run.run_id
+            or text in run.workflow
+            or any(text in tag for tag in run.tags)
+            or text in (run.started_by or "")
+            or text in (run.error or "")
+        )
+    )

@@ -7,11 +7,12 @@ at a time in the order of their delivery numbers, the next only when none of its
 from __future__ import annotations
 
 import asyncio
+import functools
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from pikku._codec import Codec, digest
+from pikku._codec import digest
 from pikku._error_info import ErrorInfo
 from pikku._ids import check_step_name, step_key
 from pikku._loop import RunLoop
@@ -22,12 +23,21 @@ from pikku._records import (
 )
 from pikku.errors import Discarded, PikkuError, StepFailedError, WorkflowBodyError
 
+# Whoever cancels such a step's future has given it up, and nothing of it goes on.
+_GIVEN_UP_WHEN_CANCELLED = frozenset({"sleep", "signal", "approval", "child"})
+
+
+class Decoder(Protocol):
+    """What turns recorded JSON text into the value that a function is handed."""
+
+    def decode(self, text: str, where: str) -> Any: ...
+
 
 class Ask(NamedTuple):
     """One step that the function asked for.
 
     `plan` is what executes it, known to the engine; `codec` turns the recorded JSON text into the
-    value that the function is handed.
+    value that the function is handed. `after` counts the outcomes that it had been given before.
     """
 
     key: str
@@ -38,9 +48,10 @@ class Ask(NamedTuple):
     digest: str
     input: str | None
     plan: Any
-    codec: Codec | None
+    codec: Decoder | None
     future: asyncio.Future[Any]
     record: StepRecord | None
+    after: int = 0
 
 
 class Outcome(NamedTuple):
@@ -97,7 +108,11 @@ class Replay:
             if step.delivery is not None and step.status in ENDED_STEP
         }
         self._asked: dict[str, Ask] = {}
+        self._unasked = sum(step.kind not in ("on_error", "patch") for step in history)
+        self._patches: dict[str, bool] = {}
         self.new_asks: list[Ask] = []
+        self.new_patches: list[str] = []
+        self.given_up: list[Ask] = []
         self._reached: dict[str, int] = {}
         self._discarded = False
         self._refusals = 0
@@ -115,7 +130,7 @@ class Replay:
         name: str,
         target: str,
         plan: Any,
-        codec: Codec | None = None,
+        codec: Decoder | None = None,
         input: str | None = None,
     ) -> asyncio.Future[Any]:
         """A future for the outcome of the next step in the function's order.
@@ -150,11 +165,16 @@ class Replay:
             codec,
             future,
             record,
+            self.delivered,
         )
         self._asked[key] = ask
+        if kind in _GIVEN_UP_WHEN_CANCELLED:
+            future.add_done_callback(functools.partial(self._given_up, ask))
         if record is None:
             self.new_asks.append(ask)
-        elif record.kind != kind or record.target != target or record.digest != fingerprint:
+            return future
+        self._unasked -= 1
+        if record.kind != kind or record.target != target or record.digest != fingerprint:
             self._diverge(ask, record)
         elif record.delivery is None:
             self.new_asks.append(ask)
@@ -172,6 +192,24 @@ class Replay:
         if self.cancel_asked is None:
             self.cancel_asked = reason
         return self.loop.create_future()
+
+    def patched(self, patch_id: str) -> bool:
+        """Whether the run goes the new way at a guarded edit: recorded the first time, and no for
+        what had passed the place before the edit came."""
+        self._refuse_strangers()
+        key = f"patched({check_step_name(patch_id)})"
+        answer = self._patches.get(key)
+        if answer is None:
+            answer = key in self._recorded
+            if not answer and not self.replaying and not self._unasked:
+                answer = True
+                self.new_patches.append(key)
+            self._patches[key] = answer
+        return answer
+
+    def _given_up(self, ask: Ask, future: asyncio.Future[Any]) -> None:
+        if future.cancelled() and not self._discarded:
+            self.given_up.append(ask)
 
     def _refuse_strangers(self) -> None:
         if self._discarded:
@@ -202,6 +240,16 @@ class Replay:
         """What the function asked for since the last time and has no delivered outcome yet."""
         new, self.new_asks = self.new_asks, []
         return new
+
+    @property
+    def asks_under_way(self) -> list[Ask]:
+        """What the function has asked for and nobody has answered or given up."""
+        return [ask for ask in self._asked.values() if not ask.future.done()]
+
+    @property
+    def asked_count(self) -> int:
+        """How many steps the function has asked for."""
+        return len(self._asked)
 
     def recorded(self, key: str) -> StepRecord | None:
         """The record of the step with this *key*, as it was when the replay began."""
@@ -270,6 +318,13 @@ class Replay:
         self.main.cancel()
         self.run()
 
+    def refuse(self, ask: Ask, error: ErrorInfo) -> None:
+        """Tell whoever still waits for a step of a cancelled function that it is not granted."""
+        if not ask.future.done():
+            attempt = ask.record.attempt if ask.record is not None else 1
+            ask.future.set_exception(StepFailedError(error, ask.name, attempt))
+            self.run()
+
     def recorded_outcome(self, number: int) -> Outcome | None:
         """The outcome recorded under a delivery *number*, or None."""
         step = self._order.get(number)
@@ -282,7 +337,7 @@ class Replay:
     def never_asked(self) -> Divergence | None:
         """A recorded step that the function has returned without asking for."""
         for key, step in self._recorded.items():
-            if key not in self._asked and step.kind != "on_error":
+            if key not in self._asked and step.kind not in ("on_error", "patch"):
                 recorded = _described(step.kind, step.target)
                 return Divergence(key, recorded, "has returned without it", "")
         return None

@@ -123,6 +123,10 @@ class Results:
         if len(self._ended) > REMEMBERED_ENDS:
             self._ended.popitem(last=False)
 
+    def forget(self, run_id: str) -> None:
+        """The run goes on after its end, or is gone."""
+        self._ended.pop(run_id, None)
+
     def tell(self, run_id: str, settle: Settle) -> None:
         """Tell those who wait for the run; what is not final has them look again."""
         for future in self._waiting.pop(run_id, ()):

@@ -5,17 +5,23 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pikku._durations import duration_us
 from pikku._payloads import MAX_PAYLOAD_BYTES
-from pikku.errors import SettingError, nearest
+from pikku._records import FINAL_STATUSES
+from pikku.errors import DurationError, SettingError, nearest
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 DEFAULT_STORE = "sqlite:///.pikku/runs.db"
-ENVIRONMENT = {"store": "PIKKU_STORE", "queue_service": "PIKKU_QUEUE_SERVICE"}
+ENVIRONMENT = {
+    "store": "PIKKU_STORE",
+    "queue_service": "PIKKU_QUEUE_SERVICE",
+    "retention": "PIKKU_RETENTION",
+}
 QUEUE_SERVICES = ("none", "store")
 
 
@@ -72,11 +78,14 @@ class Config:
         queue_service: `none` (runs are executed where they are started) or `store` (by workers,
             through the store's own queues).
         project: the folder from which relative paths count.
+        retention: for how long a run is kept after its end, in microseconds, by its status; a
+            status that is not there is kept for ever, as far as the store keeps it.
     """
 
     store: str
     queue_service: str
     project: Path
+    retention: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 def effective(
@@ -91,7 +100,7 @@ def effective(
     for key in baked:
         if key not in ENVIRONMENT:
             raise SettingError(f"unknown setting {key!r}", hint=nearest(key, ENVIRONMENT))
-    values = {"store": DEFAULT_STORE, "queue_service": "none"}
+    values = {"store": DEFAULT_STORE, "queue_service": "none", "retention": ""}
     origins = dict.fromkeys(values, "default")
     for key, variable in ENVIRONMENT.items():
         layers = (
@@ -109,7 +118,36 @@ def effective(
             hint=nearest(values["queue_service"], QUEUE_SERVICES)
             or "write 'none' (runs are executed where they are started) or 'store' (by workers)",
         )
-    return Config(values["store"], values["queue_service"], project), origins
+    retention = parsed_retention(values["retention"])
+    return Config(values["store"], values["queue_service"], project, retention), origins
+
+
+def parsed_retention(text: str) -> dict[str, int]:
+    """`30d`, or `completed=30d,failed=90d`, as microseconds by status.
+
+    Raises:
+        SettingError: for anything else.
+    """
+    kept: dict[str, int] = {}
+    for part in text.split(",") if text.strip() else ():
+        status, equals, duration = part.strip().partition("=")
+        if not equals:
+            status, duration = "", status
+        try:
+            us = duration_us(duration)
+        except DurationError as error:
+            raise SettingError(
+                f"retention is {text!r}: {error.message}",
+                hint="write 30d, or completed=30d,failed=90d,cancelled=30d",
+            ) from None
+        if status and status not in FINAL_STATUSES:
+            raise SettingError(
+                f"retention is {text!r}: {status!r} is no status that a run ends with",
+                hint=nearest(status, sorted(FINAL_STATUSES)),
+            )
+        for each in (status,) if status else FINAL_STATUSES:
+            kept[each] = us
+    return kept
 
 
 def project_folder(package: str, relative: str | None) -> Path:

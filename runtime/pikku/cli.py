@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import click
 
+from pikku._commands import exports, repair, words
 from pikku._commands.demo import demo
 from pikku._commands.doctor import doctor
 from pikku._commands.init import init
@@ -18,11 +19,14 @@ from pikku._commands.target import Target
 from pikku._commands.worker import worker
 from pikku.errors import (
     InternalError,
+    NoSuchStepError,
     PikkuError,
+    ReplayDivergedError,
     ResultTimeoutError,
     RunCancelledError,
     RunFailedError,
     RunNotFoundError,
+    UnknownSignalError,
     UnknownWorkflowError,
 )
 
@@ -30,8 +34,11 @@ INTERRUPTED: Final = 130
 _EXIT_CODES: Final[tuple[tuple[type[PikkuError], int], ...]] = (
     (RunFailedError, 1),
     (InternalError, 1),
+    (ReplayDivergedError, 1),
     (RunNotFoundError, 3),
     (UnknownWorkflowError, 3),
+    (UnknownSignalError, 3),
+    (NoSuchStepError, 3),
     (ResultTimeoutError, 4),
     (RunCancelledError, 5),
 )
@@ -94,6 +101,12 @@ def main(context: click.Context, app: str | None, store: str | None, version: bo
 
 for _command in (demo, init, runs, worker, doctor):
     main.add_command(_command)
+for _command in (
+    *(words.signal, words.approvals, words.approve, words.reject),
+    *(repair.cancel, repair.retry, repair.fork, repair.delete, repair.prune),
+    *(exports.export, exports.import_, exports.replay),
+):
+    runs.add_command(_command)
 
 if __name__ == "__main__":
     main()

@@ -4,14 +4,18 @@
     ├─ ConfigurationError  PKR1xx  StoreUrlError · MissingDependencyError · SettingError
     │                              AppNotOpenError · AppNotFoundError
     ├─ RegistrationError   PKR2xx  UnknownFunctionError · UnknownWorkflowError
-    │                              DuplicateNameError · DeclarationError
+    │                              DuplicateNameError · DeclarationError · UnknownSignalError
     ├─ WorkflowError       PKR3xx  NonDeterminismError · StepFailedError · RunFailedError
     │                              RunCancelledError · RunNotFoundError · RunConflictError
     │                              PayloadError · InvalidInputError · ResultTimeoutError
     │                              DurationError · StepNameError · WorkflowBodyError
     │                              StepTimeoutError · PoisonedStepError · RunTimeoutError
     │                              RunStateError · RunIdError · ProcessDiedError
-    │                              ProgressError · PayloadTooLargeError
+    │                              ProgressError · PayloadTooLargeError · VersionError
+    │                              SignalTimeoutError · NoSuchStepError · AlreadyDecidedError
+    │                              ApproverError · DepthLimitError · FanOutError
+    │                              CompensationError · HistoryFormatError
+    │                              ReplayDivergedError
     ├─ QueueError          PKR4xx  LeaseLostError
     ├─ StoreError          PKR5xx  StoreUnavailableError · SchemaVersionError
     │                              StoreReadOnlyError · StoreFullError · CorruptStoreError
@@ -155,6 +159,16 @@ class UnknownWorkflowError(RegistrationError):
     def __init__(self, name: str, known: Iterable[str]):
         self.name = name
         super().__init__(f"unknown workflow {name!r}", hint=nearest(name, known))
+
+
+class UnknownSignalError(RegistrationError):
+    """A name that should be a declared signal is none."""
+
+    code = "PKR205"
+
+    def __init__(self, name: str, known: Iterable[str]):
+        self.name = name
+        super().__init__(f"unknown signal {name!r}", hint=nearest(name, known))
 
 
 class DuplicateNameError(RegistrationError):
@@ -335,6 +349,13 @@ class RunStateError(WorkflowError):
     code = "PKR316"
 
 
+class VersionError(WorkflowError):
+    """A run is pinned to a version of its workflow that this process does not hold."""
+
+    code = "PKR330"
+    remedy = "keep a process with that version until its pinned runs have ended"
+
+
 class RunIdError(WorkflowError):
     """A caller's own run id is empty, too long or has characters that ids cannot have."""
 
@@ -369,6 +390,87 @@ class PayloadTooLargeError(PayloadError):
         if has == may:
             has, may = f"{size:,} bytes", f"{limit:,} bytes"
         super().__init__(where, "", f"too large: {has} as JSON, and the limit is {may}")
+
+
+class SignalTimeoutError(WorkflowError, TimeoutError):
+    """A signal did not come within the `timeout` of the step that waits for it."""
+
+    code = "PKR321"
+
+    def __init__(self, step: str, signal: str):
+        super().__init__(f"step {step!r}: signal {signal!r} did not come in time", hint="")
+
+
+class NoSuchStepError(WorkflowError):
+    """The run has no step of this key."""
+
+    code = "PKR322"
+
+    def __init__(self, run_id: str, key: str, known: Iterable[str], *, what: str = "step"):
+        super().__init__(f"run {run_id} has no {what} {key!r}", hint=nearest(key, known))
+
+
+class AlreadyDecidedError(WorkflowError):
+    """An approval was answered before, or has expired; the first answer stands."""
+
+    code = "PKR323"
+    remedy = "the history of the run says who decided what, and when"
+
+
+class ApproverError(WorkflowError):
+    """Whoever answers an approval is not among those who may."""
+
+    code = "PKR324"
+    remedy = "have somebody answer who may"
+
+
+class DepthLimitError(WorkflowError):
+    """Runs start one another as children without end."""
+
+    code = "PKR325"
+    remedy = "start a detached run instead, or loop inside one workflow"
+
+
+class FanOutError(WorkflowError):
+    """What a step should be taken for each of is no list, or has too many items."""
+
+    code = "PKR326"
+    remedy = "give a list of at most 10,000 items, or map over pages of it"
+
+
+class CompensationError(WorkflowError):
+    """A step that undoes another one has failed; the others were undone all the same."""
+
+    code = "PKR327"
+
+    def __init__(self, steps: Iterable[str]):
+        self.steps = tuple(steps)
+        names = ", ".join(repr(step) for step in self.steps)
+        super().__init__(f"could not undo: {names}", hint="the run's history has their errors")
+
+
+class HistoryFormatError(WorkflowError):
+    """What should be an exported run is none."""
+
+    code = "PKR328"
+    remedy = "give what `pikku runs export` or `Run.export` made, unchanged"
+
+    def __init__(self, place: str, problem: str):
+        self.place = place
+        super().__init__(
+            f"no exported run: {place}: {problem}" if place else f"no exported run: {problem}"
+        )
+
+
+class ReplayDivergedError(WorkflowError):
+    """Today's code does not take the way that a recorded run took."""
+
+    code = "PKR329"
+    remedy = 'guard the edit with ctx.workflow.patched("…"), or let the old runs end first'
+
+    def __init__(self, run_id: str, workflow: str, difference: str):
+        self.difference = difference
+        super().__init__(f"run {run_id} of {workflow!r} does not replay: {difference}")
 
 
 def _in_units(size: int) -> str:

@@ -9,12 +9,14 @@ import pikku.errors
 import pikku.testing
 
 PUBLIC = """
-    App BoundRpc BoundWorkflow Backoff Config Duration EngineOptions ErrorInfo Func
+    App Approvers BoundRpc BoundWorkflow Backoff Config Decision Duration EngineOptions ErrorInfo
+    ExternalWorkflow Func
     FunctionContext PayloadCodec PikkuError QueueService Registry RetryError RpcAttributes RpcRef
-    RpcRefAttributes Run RunCancelledError RunFailedError StepContext StepFailedError
-    StepFailure StoreQueueService SyncApp SyncBoundWorkflow SyncRun TerminalError Workflow
+    RpcRefAttributes Run RunCancelledError RunFailedError Saga Signal SignalAttributes
+    SignalTimeoutError StepContext StepFailedError
+    StepFailure StoreQueueService SyncApp SyncBoundWorkflow SyncRun TerminalError Undo Workflow
     Work WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps WorkflowWire
-    sync_opener
+    external_workflow sync_opener
 """.split()
 
 
@@ -24,7 +26,7 @@ def test_the_public_names_are_exactly_these() -> None:
 
 
 def test_the_testing_kit_has_exactly_these_names() -> None:
-    assert sorted(pikku.testing.__all__) == ["FakeClock", "WorkflowLab"]
+    assert sorted(pikku.testing.__all__) == ["FakeClock", "WorkflowLab", "assert_replays"]
 
 
 def test_every_public_class_says_what_it_promises() -> None:

@@ -4,6 +4,7 @@ not what one thinks they are."""
 import asyncio
 import logging
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -18,14 +19,28 @@ from tests.servers.fixtures import MakeProxy, MakeRedis
 from tests.servers.proxy import FaultProxy
 from tests.servers.redis import RedisAt, RedisServer, servers
 
+from pikku._ids import child_run_id
 from pikku._records import (
+    GIVEN_UP,
+    NOT_ASKED,
+    Advertise,
     CancelRun,
     CompleteStep,
+    DecideStep,
+    DeleteRun,
     FireTimers,
+    HandRun,
+    HistoryEntry,
     Op,
+    PutRun,
     ReapSessions,
+    RequeueRun,
     RunFilter,
+    RunRecord,
+    RunStatus,
     Settle,
+    SignalRun,
+    StepRecord,
     StepWrite,
 )
 from pikku.errors import (
@@ -39,8 +54,9 @@ from pikku.errors import (
     StoreUrlError,
 )
 from pikku.stores import make_store
-from pikku.stores.base import DEFAULT_QUEUE, JOBS, MAIL, ORCHESTRATOR_QUEUE
+from pikku.stores.base import DEFAULT_QUEUE, INLINE_QUEUE, JOBS, MAIL, ORCHESTRATOR_QUEUE
 from pikku.stores.redis import transport
+from pikku.stores.redis.scripts import SCHEMA
 from pikku.stores.redis.store import RedisStore
 from pikku.testing.store_contract import LEASE_US, must, new_run, run_of, step_of, turn, write
 
@@ -503,7 +519,7 @@ async def test_a_run_with_a_damaged_step_can_be_ended(
 # --- what is refused -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schema", ["2", "0"])
+@pytest.mark.parametrize("schema", [str(SCHEMA + 1), str(SCHEMA - 1)])
 async def test_another_schema_is_refused(redis_url: str, opened: Open, schema: str) -> None:
     at(redis_url).cli("HSET", f"{TAG}:meta", "schema", schema, "partitions", 1)
     with pytest.raises(SchemaVersionError) as caught:
@@ -603,6 +619,12 @@ async def test_a_user_with_the_needed_commands_and_keys_suffices(
     await walk_through(store)
     await must(store, "s1", new_run("q", claim=True, tags=("k=v",), timeout_us=1))
     await must(store, "s1", FireTimers(), ReapSessions())
+    await must(store, "s1", new_run("p", claim=True), asks_for_child("p", "p~kid"))
+    await must(store, "s1", SignalRun("p", "i", "news", "1"), CancelRun("p", "why"))
+    await must(store, "s1", turn("p", 2, None, settle=Settle("failed")))
+    put = PutRun(record("p", run_attempt=2), (), (), [("kid", 1, "scheduled")])
+    await must(store, "s1", put, Advertise(["flow"]), DeleteRun("r"))
+    assert await store.list_runs(RunFilter(oldest_first=True))
     assert await store.list_runs(RunFilter(tag="k=v"))
     assert await store.list_runs(RunFilter(workflow="flow"))
     assert await store.count_runs()
@@ -698,6 +720,8 @@ async def test_a_full_server_refuses_new_runs_and_lets_others_end(
     assert store.beat("s1", LEASE_US)
     assert (await run_of(store, "r")).status == "completed"
     assert await store.load_run("new") is None
+    (refused,) = (await store.apply("s1", [PutRun(record("put"), (), ())], {})).results
+    assert isinstance(refused.error, StoreFullError)
     server.cli("CONFIG", "SET", "maxmemory", 0)
     await must(store, "s1", new_run("new"))
 
@@ -814,6 +838,571 @@ async def test_every_partition_is_reaped(redis_url: str, opened: Open) -> None:
     reply = await store.apply("s2", [ReapSessions()], {ORCHESTRATOR_QUEUE: 30})
     assert {each.run.run_id for each in reply.claimed} == names
     assert store.beat("s1", LEASE_US) is False
+
+
+async def test_a_child_lies_where_its_parent_does(redis_url: str, opened: Open) -> None:
+    store = await opened(redis_url, "partitions=3")
+    store.beat("s1", LEASE_US)
+    for parent in [*(f"r{number}" for number in range(9)), "x" * 200]:
+        child = child_run_id(parent, "kid", 1)
+        grandchild = child_run_id(child, "kid", 1)
+        await must(store, "s1", new_run(parent, claim=True))
+        await must(store, "s1", asks_for_child(parent, child))
+        await claimed(store, child)
+        await must(store, "s1", asks_for_child(child, grandchild))
+        await claimed(store, grandchild)
+        await must(store, "s1", turn(grandchild, 1, settle=Settle("completed", '"deep"')))
+        assert (await step_of(store, child, "kid")).result == '"deep"'
+        await must(store, "s1", turn(child, 2, 1, settle=Settle("failed", error='["E", "m"]')))
+        step = await step_of(store, parent, "kid")
+        assert (step.status, step.error, step.delivery) == ("failed", '["E", "m"]', 1)
+        await must(store, "s1", turn(parent, 2, 1, settle=Settle("completed", "1")))
+    assert await store.count_runs() == {"completed": 20, "failed": 10}
+
+
+async def claimed(store: RedisStore, run_id: str) -> None:
+    """Have session `s1` claim the run, wherever it is."""
+    for _ in range(6):
+        reply = await store.apply("s1", [], {INLINE_QUEUE: 3})
+        if run_id in [each.run.run_id for each in reply.claimed]:
+            return
+    raise AssertionError(f"run {run_id} is in no queue")
+
+
+async def test_a_cancelled_parent_takes_its_children_along_in_every_partition(
+    redis_url: str, opened: Open
+) -> None:
+    store = await opened(redis_url, "partitions=3")
+    store.beat("s1", LEASE_US)
+    names = [f"r{number}" for number in range(9)]
+    for name in names:
+        await must(store, "s1", new_run(name, claim=True))
+        await must(store, "s1", asks_for_child(name, child_run_id(name, "kid", 1)))
+        await must(store, "s1", CancelRun(name, "why"))
+    for name in names:
+        child = await run_of(store, child_run_id(name, "kid", 1))
+        assert child.cancel_reason == f"run {name} waits for it no longer"
+
+
+async def test_a_session_advertises_in_every_partition(redis_url: str, opened: Open) -> None:
+    store = await opened(redis_url, "partitions=3")
+    for session in ("s1", "s2"):
+        store.beat(session, LEASE_US)
+    await must(store, "s2", Advertise(["flow@v1"]))
+    names = {f"r{number}" for number in range(9)}
+    for name in sorted(names):
+        await must(store, "s1", new_run(name, claim=True), HandRun(name, ["flow@v1"]))
+        assert (await run_of(store, name)).owner == "s2"
+    mail = (await store.apply("s2", [], {MAIL: 1})).inbox
+    assert {(each.run_id, each.what) for each in mail} == {(name, "hand") for name in names}
+
+
+# --- what is refused leaves no trace ---------------------------------------------
+
+
+def asks_for_child(run_id: str, child: str, **options: Any) -> Op:
+    """The first turn of a run: a step that waits for a run of its own."""
+    step = write("kid", "scheduled", kind="child")._replace(job=child)
+    run = new_run(child)._replace(parent=run_id, parent_step="kid", depth=1, **options)
+    return turn(run_id, 1, asks=[step])._replace(children=[run])
+
+
+def signal_step(key: str, name: str = "news", position: int = 0, **options: Any) -> StepWrite:
+    step = write(key, "scheduled", kind="signal", **options)
+    return step._replace(target=name, position=position, input=None)
+
+
+def record(run_id: str, status: RunStatus = "running", **more: Any) -> RunRecord:
+    """A run as it is put."""
+    given: dict[str, Any] = {
+        "input": '"given"',
+        "output": None,
+        "error": None,
+        "version": "v1",
+        "inline": True,
+        "run_attempt": 1,
+        "owner": None,
+        "queued": False,
+        "turn": 0,
+        "turned_by": None,
+        "deliveries": 0,
+        "tags": ("k=v",),
+        "started_by": "ann",
+        "created_us": 1_000,
+        "updated_us": 2_000,
+        "finished_us": None,
+        "cancel_us": None,
+        "cancel_kind": None,
+        "cancel_reason": None,
+        "cancel_delivery": None,
+        "suspend_reason": None,
+    }
+    return RunRecord(run_id, "flow", status, **(given | more))
+
+
+def step_record(key: str, **more: Any) -> StepRecord:
+    """A step as it is put."""
+    given: dict[str, Any] = {
+        "position": 1,
+        "kind": "rpc",
+        "target": "target",
+        "status": "succeeded",
+        "attempt": 1,
+        "failures": 0,
+        "lost": 0,
+        "digest": "abc",
+        "input": '"given"',
+        "result": '"made"',
+        "error": None,
+        "worker": "gone",
+        "due_us": None,
+        "created_us": 1_000,
+        "started_us": 1_100,
+        "finished_us": 1_200,
+        "delivery": 1,
+    }
+    return StepRecord(key, **(given | more))
+
+
+def everything(url: str) -> dict[str, Any]:
+    """All that the server keeps, but for how often it was asked."""
+    server = at(url)
+    reads = {
+        "hash": ("HGETALL",),
+        "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+        "list": ("LRANGE", 0, -1),
+        "set": ("SMEMBERS",),
+        "string": ("GET",),
+    }
+    found: dict[str, Any] = {}
+    for key in server.cli("KEYS", "*"):
+        command, *rest = reads[server.cli("TYPE", key)]
+        found[key] = server.cli(command, key, *rest)
+        if ":own:" in key:
+            pairs = zip(found[key][::2], found[key][1::2], strict=True)
+            found[key] = sorted(pair for pair in pairs if pair[0] not in ("#c", "#", "#n"))
+            if not found[key]:
+                del found[key]
+    return found
+
+
+REFUSALS: list[tuple[Op, str, str]] = [
+    (SignalRun("nobody", "i", "news", "1"), "s1", "not_found"),
+    (SignalRun("done", "i", "news", "1"), "s1", "settled"),
+    (SignalRun("open", "known", "other", "2"), "s1", "ok"),
+    (DecideStep("nobody", "ask", "1"), "s1", "not_found"),
+    (DecideStep("open", "nothing", "1"), "s1", "not_found"),
+    (DecideStep("open", "wait", "1"), "s1", "not_found"),
+    (DecideStep("open", "asked", "1"), "s1", "ok"),
+    (DecideStep("open", "asked", "2"), "s1", "decided"),
+    (DecideStep("done", "ask", "1"), "s1", "settled"),
+    (DecideStep("unwinding", "ask", "1"), "s1", "settled"),
+    (PutRun(record("open"), (), ()), "s1", "exists"),
+    (PutRun(record("nobody"), (), (), ()), "s1", "not_found"),
+    (PutRun(record("failed", run_attempt=1), (), (), ()), "s1", "ok"),
+    (PutRun(record("open", run_attempt=2), (), (), ()), "s1", "not_failed"),
+    (PutRun(record("done", run_attempt=2), (), (), ()), "s1", "not_failed"),
+    (PutRun(record("failed", run_attempt=3), (), (), [("a", 1, "failed")]), "s1", "conflict"),
+    (PutRun(record("failed", run_attempt=2), (), (), ()), "s1", "conflict"),
+    (PutRun(record("failed", run_attempt=2), (), (), [("a", 2, "failed")]), "s1", "conflict"),
+    (PutRun(record("failed", run_attempt=2), (), (), [("a", 1, "succeeded")]), "s1", "conflict"),
+    (PutRun(record("failed", run_attempt=2), (), (), [("b", 1, "failed")]), "s1", "conflict"),
+    (
+        PutRun(record("failed", run_attempt=2), (), (), [("a", 1, "failed"), ("b", 1, "failed")]),
+        "s1",
+        "conflict",
+    ),
+    (DeleteRun("nobody"), "s1", "not_found"),
+    (DeleteRun("open"), "s1", "not_ended"),
+    (DeleteRun("resting"), "s1", "not_ended"),
+    (HandRun("nobody", ["flow@v1"]), "s1", "not_found"),
+    (HandRun("open", ["flow@v1"]), "s2", "fenced"),
+    (HandRun("resting", ["flow@v1"]), "s1", "fenced"),
+    (HandRun("open", []), "s1", "nobody"),
+    (HandRun("open", ["own@v1", "dead@v1", "flow@v2"]), "s1", "nobody"),
+    (Advertise(["flow@v1"]), "stranger", "ok"),
+    (asks_for_child("open", "open~kid"), "s1", "fenced"),
+    (asks_for_child("resting", "resting~kid"), "s1", "ok"),
+    (turn("open", 3, 0)._replace(calls_off=["wait"]), "s1", "conflict"),
+    (turn("open", 3, None)._replace(calls_off=["asked", "nothing"]), "s2", "fenced"),
+]
+
+
+@pytest.mark.parametrize(
+    ("op", "session", "code"),
+    REFUSALS,
+    ids=[f"{type(op).__name__}-{getattr(op, 'run_id', '')}-{code}" for op, _, code in REFUSALS],
+)
+async def test_what_is_refused_or_repeated_leaves_no_trace(
+    redis_url: str, opened: Open, op: Op, session: str, code: str
+) -> None:
+    store = await opened(redis_url, "retention=1h")
+    for name in ("s1", "s2", "s3"):
+        store.beat(name, LEASE_US)
+    await must(store, "s1", Advertise(["own@v1"]))
+    await must(store, "s2", Advertise(["flow@v1"]))
+    await must(store, "s3", Advertise(["dead@v1"]))
+    ask = write("ask", "scheduled", kind="approval")
+    await must(store, "s1", *(new_run(name, claim=True) for name in RUNS))
+    waits = [signal_step("wait"), ask._replace(key="asked")]
+    await must(store, "s1", turn("open", 1, asks=waits))
+    await must(store, "s1", DecideStep("open", "asked", "1"))
+    await must(store, "s1", SignalRun("open", "known", "other", "1"), turn("open", 2, 1))
+    await must(store, "s1", turn("done", 1, asks=[ask], settle=Settle("completed", "1")))
+    await must(store, "s1", turn("resting", 1, settle=Settle("suspended", reason="requested")))
+    await must(store, "s1", turn("unwinding", 1, asks=[ask]), CancelRun("unwinding", "why"))
+    failure = write("a", "failed", error='["E", "m"]')
+    await must(store, "s1", turn("failed", 1, asks=[failure], settle=Settle("failed")))
+    at(redis_url).cli("ZADD", f"{TAG}:sess", 1, "s3")
+    await store.apply("s1", [], {MAIL: 1})
+    await store.apply("s1", [], {MAIL: 1})
+    before = everything(redis_url)
+    (result,) = (await store.apply(session, [op], {})).results
+    assert result.code == code
+    assert everything(redis_url) == before
+
+
+RUNS = ("open", "done", "resting", "unwinding", "failed")
+
+
+# --- signals ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_signals_are_taken_in_the_order_in_which_they_came(
+    redis_url: str, opened: Open, seed: int
+) -> None:
+    """Any sends, asks and takings back against a list of what waits."""
+    choose = random.Random(seed)
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("r", claim=True))
+    waiting: dict[str, list[int]] = {"a": [], "b": []}
+    took: dict[str, tuple[str, int]] = {}
+    wanted: dict[str, list[str]] = {"a": [], "b": []}
+    turns = 0
+    for number in range(120):
+        name = choose.choice("ab")
+        match choose.choice(["send", "send", "ask", "ask", "give back"]):
+            case "send":
+                await must(store, "s1", SignalRun("r", f"i{number}", name, str(number)))
+                if wanted[name]:
+                    took[wanted[name].pop(0)] = (name, number)
+                else:
+                    waiting[name].append(number)
+            case "ask":
+                key, turns = f"{name}#{number}", turns + 1
+                step = signal_step(key, name, number)
+                await must(store, "s1", turn("r", turns, None, asks=[step]))
+                if waiting[name]:
+                    took[key] = (name, waiting[name].pop(0))
+                else:
+                    wanted[name].append(key)
+            case _:
+                given_up = choose.choice([*took, *wanted["a"], *wanted["b"], "nothing"])
+                turns += 1
+                op = turn("r", turns, None)._replace(calls_off=[given_up])
+                await must(store, "s1", op)
+                if given_up in took:
+                    of, back = took.pop(given_up)
+                    waiting[of] = sorted([*waiting[of], back])
+                for keys in wanted.values():
+                    if given_up in keys:
+                        keys.remove(given_up)
+        loaded = await store.load_steps("r")
+        assert loaded is not None
+        taken = {s.key: s.result for s in loaded.steps if s.result and s.error is None}
+        assert taken == {key: str(signal) for key, (_, signal) in took.items()}
+        open_steps = {step.key for step in loaded.steps if step.status == "scheduled"}
+        assert open_steps == {*wanted["a"], *wanted["b"]}
+        assert all(s.error == GIVEN_UP for s in loaded.steps if s.status == "failed")
+
+
+async def test_a_large_payload_and_a_large_decision_are_kept_small(
+    redis_url: str, opened: Open
+) -> None:
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    large = '"' + "é" * 200_000 + '"'
+    await must(store, "s1", new_run("r", claim=True))
+    await must(store, "s1", SignalRun("r", "i", "news", large))
+    waits = [signal_step("wait"), write("ask", "scheduled", kind="approval")]
+    await must(store, "s1", turn("r", 1, asks=waits))
+    await must(store, "s1", DecideStep("r", "ask", large), DecideStep("r", "ask", large))
+    assert (await step_of(store, "r", "wait")).result == large
+    assert (await step_of(store, "r", "ask")).result == large
+    assert {entry.data for entry in await store.load_history("r")} == {large}
+    assert at(redis_url).cli("MEMORY", "USAGE", f"{TAG}:g:r") < 20_000
+    assert at(redis_url).cli("MEMORY", "USAGE", f"{TAG}:s:r") < 20_000
+
+
+async def test_no_timer_is_left_of_a_wait_that_ended_before_its_time(
+    redis_url: str, opened: Open
+) -> None:
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("r", claim=True))
+    waits = [
+        signal_step("sent", "a", wait_us=LEASE_US),
+        signal_step("given up", "b", wait_us=LEASE_US),
+        write("ask", "scheduled", kind="approval", wait_us=LEASE_US),
+    ]
+    await must(store, "s1", turn("r", 1, asks=waits))
+    assert len((await store.examine()).timers) == 3
+    await must(store, "s1", SignalRun("r", "i", "a", "1"), DecideStep("r", "ask", "1"))
+    await must(store, "s1", turn("r", 2, None)._replace(calls_off=["given up"]))
+    assert (await store.examine()).timers == set()
+    assert at(redis_url).cli("HGET", f"{TAG}:r:r", "armed") == "0"
+
+
+# --- children --------------------------------------------------------------------
+
+
+async def test_a_damaged_child_ends_and_its_parent_is_told(redis_url: str, opened: Open) -> None:
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("r", claim=True), asks_for_child("r", "r~kid"))
+    await store.apply("s1", [], {INLINE_QUEUE: 1})
+    await must(store, "s1", turn("r~kid", 1, asks=[write("a", "running")]))
+    at(redis_url).cli("DEL", f"{TAG}:s:r~kid")
+    at(redis_url).cli("SET", f"{TAG}:s:r~kid", "what?")
+    op = turn("r~kid", 2, asks=[write("b", "running")])._replace(base=None)
+    (result,) = (await store.apply("s1", [op], {})).results
+    assert result.code == "error"
+    assert (await run_of(store, "r~kid")).status == "failed"
+    step = await step_of(store, "r", "kid")
+    assert (step.status, step.delivery) == ("failed", 1)
+    assert step.error is not None
+    assert "CorruptStateError" in step.error
+
+
+async def test_a_child_ends_whatever_its_parent_looks_like(redis_url: str, opened: Open) -> None:
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("r", claim=True), asks_for_child("r", "r~kid"))
+    await store.apply("s1", [], {INLINE_QUEUE: 1})
+    at(redis_url).cli("HSET", f"{TAG}:s:r", "kid", "what?")
+    await must(store, "s1", turn("r~kid", 1, settle=Settle("completed", "1")))
+    assert (await run_of(store, "r~kid")).status == "completed"
+    assert (await run_of(store, "r")).status == "failed"
+    assert await store.count_runs() == {"completed": 1, "failed": 1}
+
+
+async def test_a_run_unwinds_whatever_its_child_looks_like(redis_url: str, opened: Open) -> None:
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("r", claim=True), asks_for_child("r", "r~kid"))
+    at(redis_url).cli("DEL", f"{TAG}:r:r~kid")
+    at(redis_url).cli("SET", f"{TAG}:r:r~kid", "what?")
+    await must(store, "s1", CancelRun("r", "why"))
+    assert (await run_of(store, "r")).cancel_reason == "why"
+
+
+async def test_a_child_that_was_put_off_starts_in_time(redis_url: str, opened: Open) -> None:
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("r", claim=True))
+    reply = await must(store, "s1", asks_for_child("r", "r~kid", delay_us=3_600_000_000))
+    assert reply.next_due_us not in (None, NOT_ASKED)
+    assert (await store.examine()).timers == {("r~kid", "", "start")}
+    assert not (await run_of(store, "r~kid")).queued
+    at(redis_url).cli("ZADD", f"{TAG}:tm", 1, b"b" + (5).to_bytes(2, "little") + b"r~kid")
+    reply = await store.apply("s1", [FireTimers()], {INLINE_QUEUE: 1})
+    assert [each.run.run_id for each in reply.claimed] == ["r~kid"]
+    assert at(redis_url).cli("HGET", f"{TAG}:r:r~kid", "armed") == "0"
+
+
+# --- runs that are put, deleted and handed over ----------------------------------
+
+
+async def test_a_run_that_is_put_is_kept_as_it_is(redis_url: str, opened: Open) -> None:
+    store = await opened(redis_url, "retention=1h")
+    put = record(
+        "r",
+        "cancelled",
+        output=None,
+        error='["E", "m"]',
+        inline=False,
+        turn=7,
+        deliveries=3,
+        finished_us=9_000,
+        cancel_us=5_000,
+        cancel_kind="timeout",
+        cancel_reason="",
+        cancel_delivery=2,
+        parent="p",
+        parent_step="kid",
+        depth=2,
+        pinned=True,
+        forked_from="f",
+    )
+    steps = [
+        step_record("a", progress="[1]", queue=DEFAULT_QUEUE, job="{}", handled=True, after=4),
+        step_record("b", kind="child", job="r~kid", queue="", delivery=None, worker=None),
+        step_record("c", kind="signal", position=3, result="1", error=GIVEN_UP, input=None),
+        step_record("d", kind="patch", position=4, status="failed", result=None, error=GIVEN_UP),
+    ]
+    entries = [HistoryEntry("signal", "news", None, "1", 77), HistoryEntry("cancel", data="{}")]
+    await must(store, "s1", PutRun(put, steps, entries))
+    loaded = await store.load_steps("r")
+    assert loaded is not None
+    assert loaded.run == put
+    assert sorted(loaded.steps, key=lambda step: step.key) == steps
+    history = await store.load_history("r")
+    assert history[0] == entries[0]
+    assert history[1].at_us > 0
+    for wanted in (RunFilter(status="cancelled"), RunFilter(tag="k=v"), RunFilter(before_us=1_001)):
+        assert [run.run_id for run in await store.list_runs(wanted)] == ["r"]
+    # It has been kept long enough.
+    assert at(redis_url).cli("ZSCORE", f"{TAG}:ret", "r") == "3600009000"
+    await must(store, "s1", ReapSessions())
+    assert await store.load_run("r") is None
+    assert set(at(redis_url).cli("KEYS", "*")) == {f"{TAG}:meta", f"{TAG}:runs", f"{TAG}:own:s1"}
+
+
+async def test_a_failed_run_that_is_put_again_is_that_run_and_no_other(
+    redis_url: str, opened: Open
+) -> None:
+    store = await opened(redis_url, "retention=1h")
+    server = at(redis_url)
+    store.beat("s1", LEASE_US)
+    store.beat("s2", LEASE_US)
+    run = new_run("r", claim=True, tags=("old=1",), inline=False)
+    await must(store, "s1", run)
+    later = write("nap", "scheduled", kind="sleep", wait_us=LEASE_US)
+    await must(store, "s1", turn("r", 1, asks=[job("a"), later, signal_step("wait")]))
+    await store.apply("s2", [], {JOB_QUEUE: 1})
+    assert "j\x01" in " ".join(server.cli("HKEYS", f"{TAG}:own:s2"))
+    await must(store, "s1", turn("r", 2, settle=Settle("failed", error='["E", "m"]')))
+    expected: list[Any] = [("a", 1, "running"), ("nap", 1, "scheduled"), ("wait", 1, "scheduled")]
+    due = 8_000_000_000_000_000
+    steps = [
+        step_record("nap", kind="sleep", status="scheduled", worker=None, due_us=due),
+        step_record("again", status="scheduled", worker=None, due_us=due),
+        step_record("wait", kind="signal", target="news", status="scheduled", worker=None),
+    ]
+    again = record("r", run_attempt=2, tags=("new=1",), inline=False)
+    await must(store, "s1", PutRun(again, steps, [HistoryEntry("retry")], expected, LEASE_US))
+    found = await run_of(store, "r")
+    assert (found.status, found.turn, found.queued, found.run_attempt) == ("running", 2, True, 2)
+    assert (await store.examine()).timers == {
+        ("r", "nap", "sleep"),
+        ("r", "again", "retry"),
+        ("r", "", "timeout"),
+    }
+    assert server.cli("HGET", f"{TAG}:r:r", "armed") == "3"
+    assert server.cli("EXISTS", f"{TAG}:ret", f"{TAG}:tag:old=1") == 0
+    assert [run.run_id for run in await store.list_runs(RunFilter(tag="new=1"))] == ["r"]
+    assert await store.count_runs() == {"running": 1}
+    assert [key for key in server.cli("HKEYS", f"{TAG}:own:s2") if key[0] != "#"] == []
+    assert (await store.apply("s2", [done("r", "a")], {})).results[0].code == "not_found"
+    assert [e.kind for e in await store.load_history("r")] == ["retry"]
+    await must(store, "s1", SignalRun("r", "i", "news", "1"))
+    assert (await step_of(store, "r", "wait")).result == "1"
+    reply = await store.apply("s1", [], {ORCHESTRATOR_QUEUE: 5})
+    assert [each.run.run_id for each in reply.claimed] == ["r"]
+    await must(store, "s1", turn("r", 3, 1, settle=Settle("completed", "1")))
+    assert (await store.examine()).timers == set()
+
+
+async def test_nothing_is_left_of_a_run_that_is_deleted(redis_url: str, opened: Open) -> None:
+    store = await opened(redis_url, "retention=1h")
+    for session in ("s1", "s2"):
+        store.beat(session, LEASE_US)
+    await store.apply("s2", [], {})
+    await must(store, "s1", new_run("warm", inline=False))
+    await must(store, "s1", new_run("q", claim=True, inline=False), turn("q", 1, asks=[job("a")]))
+    await store.apply("s2", [ReapSessions()], {JOB_QUEUE: 1, ORCHESTRATOR_QUEUE: 5})
+    before = everything(redis_url)
+    await must(store, "s1", new_run("r", claim=True, inline=False, tags=("k=v",), timeout_us=9**9))
+    await must(store, "s1", SignalRun("r", "i", "news", "1"))
+    waits = [signal_step("wait"), signal_step("other", "more"), job("a")]
+    await must(store, "s1", turn("r", 1, asks=waits))
+    assert len((await store.apply("s2", [], {JOB_QUEUE: 1})).jobs) == 1
+    await must(store, "s1", turn("r", 2, None, settle=Settle("completed", "1")))
+    await store.apply("s1", [], {MAIL: 1})
+    await must(store, "s1", DeleteRun("r"))
+    after = everything(redis_url)
+    for found in (before, after):
+        for passing in (f"{TAG}:runs", f"{TAG}:in:s1", f"{TAG}:m:{JOB_QUEUE}"):
+            found.pop(passing, None)
+    assert after == before
+    assert await store.list_runs(RunFilter(tag="k=v")) == []
+    await must(store, "s1", new_run("r"))
+
+
+async def test_a_run_that_is_handed_over_is_held_by_one_session(
+    redis_url: str, opened: Open
+) -> None:
+    store = await opened(redis_url)
+    server = at(redis_url)
+    for session in ("s1", "s2"):
+        store.beat(session, LEASE_US)
+        await must(store, session, Advertise(["flow", "flow@v1"]))
+    await must(store, "s2", Advertise(["flow@v1"]))
+    assert server.cli("HKEYS", f"{TAG}:wv:flow") == ["s1"]
+    await must(store, "s1", new_run("r", claim=True))
+    await must(store, "s1", HandRun("r", ["flow", "flow@v1"]))
+    held = {name: server.cli("HKEYS", f"{TAG}:own:{name}") for name in ("s1", "s2")}
+    assert ("rr" in held["s1"], "rr" in held["s2"]) == (False, True)
+    (word,) = (await store.apply("s2", [], {MAIL: 1})).inbox
+    assert (word.run_id, word.what, word.key) == ("r", "hand", "flow@v1")
+    (refused,) = (await store.apply("s1", [turn("r", 1)], {})).results
+    assert refused.code == "fenced"
+    await must(store, "s2", turn("r", 1))
+    # Whoever is gone holds nothing any more, and has no more to do with it.
+    server.cli("ZADD", f"{TAG}:sess", 1, "s2")
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", ReapSessions())
+    assert (await run_of(store, "r")).queued
+    assert server.cli("HKEYS", f"{TAG}:wv:flow@v1") == ["s1"]
+    await must(store, "s1", Advertise([]))
+    assert server.cli("KEYS", f"{TAG}:wv:*") == []
+
+
+async def test_a_requeued_parent_hears_of_a_child_that_has_ended(
+    redis_url: str, opened: Open
+) -> None:
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("r", claim=True), asks_for_child("r", "r~kid"))
+    await store.apply("s1", [], {INLINE_QUEUE: 1})
+    at(redis_url).cli("HDEL", f"{TAG}:r:r~kid", "parent")  # as if the word had been lost
+    await must(store, "s1", turn("r~kid", 1, settle=Settle("completed", "7")))
+    assert (await step_of(store, "r", "kid")).status == "scheduled"
+    at(redis_url).cli("HSET", f"{TAG}:r:r~kid", "parent", "r")
+    await must(store, "s1", RequeueRun("r"), RequeueRun("r"))
+    step = await step_of(store, "r", "kid")
+    assert (step.status, step.result, step.delivery) == ("succeeded", "7", 1)
+
+
+# --- which runs are listed -------------------------------------------------------
+
+
+async def test_runs_are_found_by_time_and_text_over_pages(redis_url: str, opened: Open) -> None:
+    store = await opened(redis_url, "partitions=2")
+    for number in range(500):
+        ended = number % 2 == 0
+        run = record(
+            f"r{number}",
+            "completed" if ended else "running",
+            created_us=1_000 + number,
+            finished_us=5_000 - number if ended else None,
+            error='"the needle"' if number == 4 else None,
+        )
+        await must(store, "s1", PutRun(run, (), ()))
+
+    async def found(**wanted: Any) -> list[int]:
+        return [int(run.run_id[1:]) for run in await store.list_runs(RunFilter(**wanted))]
+
+    assert await found(limit=3) == [499, 498, 497]
+    assert await found(limit=3, oldest_first=True) == [0, 1, 2]
+    assert await found(after_us=1_010, before_us=1_013) == [12, 11, 10]
+    assert await found(after_us=1_010, limit=2, oldest_first=True) == [10, 11]
+    assert await found(text="needle") == [4]
+    assert await found(ended_before_us=4_506) == [498, 496]
+    assert await found(ended_before_us=1_003, status="completed") == []
+    assert await found(text="r49", limit=2, oldest_first=True) == [49, 490]
 
 
 # --- secrets ---------------------------------------------------------------------

@@ -14,9 +14,25 @@ from tests.runtime.kit import StoreProxy, Toy, Wf, World
 from tests.servers.fixtures import MakeRedis
 from tests.servers.redis import RedisServer
 
-from pikku._records import FireTimers
+from pikku._records import (
+    Advertise,
+    CancelRun,
+    Commit,
+    DecideStep,
+    DeleteRun,
+    FireTimers,
+    HandRun,
+    Op,
+    Settle,
+    SignalRun,
+    StepKindName,
+    StepWrite,
+)
 from pikku._session import FOREVER_SECONDS
 from pikku._settings import EngineOptions, Work
+from pikku.stores import make_store
+from pikku.stores.base import Store
+from pikku.testing.store_contract import LEASE_US, must, new_run, turn, write
 
 CALLS = ("evalsha", "bzpopmin")
 MORE = 100
@@ -82,19 +98,25 @@ class Desk:
         assert await run.result() == steps * (steps - 1) // 2
 
     async def cost_of(self, work: Awaitable[object]) -> Cost:
-        before = self._counts()
-        await work
-        after = self._counts()
-        made = {name: count - before.get(name, 0) for name, count in after.items()}
+        made = await executed(self._server, work)
         return Cost(sum(made.get(name, 0) for name in CALLS), sum(made.values()))
 
-    def _counts(self) -> dict[str, int]:
-        told = self._server.info("commandstats")
-        return {
-            name.removeprefix("cmdstat_"): int(value.split("calls=")[1].split(",")[0])
-            for name, value in told.items()
-            if name != "cmdstat_info"
-        }
+
+async def executed(server: RedisServer, work: Awaitable[object]) -> dict[str, int]:
+    """How often the server has executed which command because of *work*."""
+    before = _counts(server)
+    await work
+    after = _counts(server)
+    return {name: made for name in after if (made := after[name] - before.get(name, 0))}
+
+
+def _counts(server: RedisServer) -> dict[str, int]:
+    told = server.info("commandstats")
+    return {
+        name.removeprefix("cmdstat_"): int(value.split("calls=")[1].split(",")[0])
+        for name, value in told.items()
+        if name != "cmdstat_info"
+    }
 
 
 @pytest.fixture(params=["inline", "remote", "queued"])
@@ -165,3 +187,81 @@ async def test_a_cold_replay_takes_one_call_to_load_and_one_to_go_on(
         fired = max(i for i, ops in enumerate(batches) if any(type(op) is FireTimers for op in ops))
         assert len(batches[fired + 1 :]) == 2
         assert lab.wrapped.reads == []
+
+
+# --- operations on what a function waits for, and on whole runs --------------------
+
+
+def wait(key: str, kind: StepKindName = "signal", name: str = "news") -> StepWrite:
+    return write(key, "scheduled", kind=kind)._replace(target=name)
+
+
+@pytest.fixture
+async def store(server: RedisServer) -> AsyncIterator[Store]:
+    """A store on the server, with sessions `s1` and `s2`."""
+    made = make_store(server.url)
+    await made.open()
+    for session in ("s1", "s2"):
+        made.beat(session, LEASE_US)
+        await must(made, session, Advertise(["flow"]))
+    await must(made, "s1", new_run("warm"))
+    yield made
+    await made.close()
+
+
+OPERATIONS: dict[str, tuple[Op, int]] = {
+    "a signal that ends a wait": (SignalRun("r", "new", "news", "1"), 16),
+    "a signal that waits": (SignalRun("r", "new", "more", "1"), 9),
+    "a wait that finds a signal": (turn("r", 2, asks=[wait("b", name="there")]), 15),
+    "a wait that finds none": (turn("r", 2, asks=[wait("b", name="more")]), 13),
+    "a wait that is given up": (turn("r", 2)._replace(calls_off=["wait"]), 12),
+    "a decision": (DecideStep("r", "ask", "1"), 13),
+    "a run that is handed over": (HandRun("r", ["flow"]), 13),
+    "what is advertised": (Advertise(["flow"]), 10),
+}
+
+
+@pytest.mark.parametrize("what", OPERATIONS)
+async def test_an_operation_costs_as_much_in_a_large_run_as_in_a_small_one(
+    store: Store, server: RedisServer, what: str
+) -> None:
+    op, ceiling = OPERATIONS[what]
+    costs: list[int] = []
+    for size in (1, 400):
+        await must(store, "s1", new_run("r", claim=True))
+        steps = [write(f"s{i}", "running") for i in range(size)]
+        waits = [wait("wait"), wait("ask", "approval"), wait("other", name="else")]
+        await must(store, "s1", turn("r", 1, asks=[*steps, *waits]))
+        await must(store, "s1", *(SignalRun("r", f"i{i}", "there", "1") for i in range(size)))
+        made = await executed(server, must(store, "s1", op))
+        assert "hgetall" not in made
+        costs.append(sum(made.values()))
+        session = "s2" if type(op) is HandRun else "s1"
+        number = 3 if type(op) is Commit else 2
+        await must(store, session, turn("r", number, None, settle=Settle("failed")), DeleteRun("r"))
+    assert costs[0] == costs[1]
+    assert costs[1] <= ceiling
+
+
+async def test_a_run_without_jobs_and_children_ends_without_a_look_at_its_steps(
+    store: Store, server: RedisServer
+) -> None:
+    for name, inline in (("r", True), ("q", False)):
+        await must(store, "s1", new_run(name, claim=True, inline=inline))
+        await must(store, "s1", turn(name, 1, asks=[write("a", "running")]))
+        cancelled = await executed(server, must(store, "s1", CancelRun(name, "why")))
+        settle = Settle("cancelled", withdraw=True)
+        ended = await executed(server, must(store, "s1", turn(name, 2, None, settle=settle)))
+        assert "hgetall" not in {**cancelled, **ended}
+
+
+async def test_a_child_costs_what_a_run_costs_and_little_more(
+    store: Store, server: RedisServer
+) -> None:
+    await must(store, "s1", new_run("r", claim=True), new_run("s", claim=True))
+    alone = await executed(server, must(store, "s1", new_run("free"), turn("s", 1)))
+    child = new_run("r~kid")._replace(parent="r", parent_step="kid")
+    step = wait("kid", "child")._replace(job="r~kid")
+    asked = turn("r", 1, asks=[step])._replace(children=[child])
+    together = await executed(server, must(store, "s1", asked))
+    assert sum(together.values()) <= sum(alone.values())

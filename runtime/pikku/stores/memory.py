@@ -20,9 +20,11 @@ from pikku._records import (
     Reply,
     RunFilter,
     RunRecord,
+    SignalRecord,
     StepRecord,
     copy_run,
     copy_step,
+    fits,
     step_values,
 )
 from pikku.stores.base import JOBS
@@ -50,6 +52,7 @@ class MemoryStore:
         # those, so that runs cost the same however many have ended.
         self._ended: dict[str, tuple[tuple[Any, ...], ...]] = {}
         self._history: dict[str, list[HistoryEntry]] = {}
+        self._signals: dict[str, dict[str, SignalRecord]] = {}
         self._timers: list[Timer] = []
         self._armed: dict[str, set[Timer]] = {}
         self._queues: dict[str, deque[str]] = {}
@@ -60,6 +63,7 @@ class MemoryStore:
         self._owned: dict[str, set[str]] = {}
         self._owners: dict[str, str] = {}
         self._inboxes: dict[str, list[Delivery]] = {}
+        self._holds: dict[str, frozenset[str]] = {}
 
     async def open(self) -> None:
         pass
@@ -119,15 +123,11 @@ class MemoryStore:
     async def list_runs(self, wanted: RunFilter) -> list[RunRecord]:
         found: list[RunRecord] = []
         with self._lock:
-            for run in reversed(self._runs.values()):
+            runs = self._runs.values()
+            for run in runs if wanted.oldest_first else reversed(runs):
                 if len(found) >= wanted.limit:
                     break
-                if (
-                    (wanted.workflow is None or run.workflow == wanted.workflow)
-                    and (wanted.status is None or run.status == wanted.status)
-                    and (wanted.tag is None or wanted.tag in run.tags)
-                    and (wanted.before_us is None or run.created_us < wanted.before_us)
-                ):
+                if fits(run, wanted):
                     found.append(copy_run(run))
         return found
 
@@ -201,6 +201,9 @@ class MemoryStore:
     def run(self, run_id: str) -> RunRecord | None:
         return self._runs.get(run_id)
 
+    def whole_run(self, run_id: str) -> RunRecord | None:
+        return self._runs.get(run_id)
+
     def add_run(self, run: RunRecord) -> None:
         self._runs[run.run_id] = run
         self._steps[run.run_id] = {}
@@ -208,9 +211,13 @@ class MemoryStore:
             self._own(run)
 
     def save_run(self, run: RunRecord) -> None:
-        if run.owner is None:
-            before = self._owners.pop(run.run_id, "")
-            self._owned.get(before, set()).discard(run.run_id)
+        before = self._owners.get(run.run_id)
+        if run.owner is not None:
+            if run.owner != before:
+                self._disown(run.run_id)
+                self._own(run)
+        else:
+            self._disown(run.run_id)
             steps = self._steps.pop(run.run_id, None) if run.finished_us is not None else None
             if steps is not None:
                 self._ended[run.run_id] = tuple(step_values(step) for step in steps.values())
@@ -219,6 +226,22 @@ class MemoryStore:
         assert run.owner is not None
         self._owners[run.run_id] = run.owner
         self._owned[run.owner].add(run.run_id)
+
+    def _disown(self, run_id: str) -> None:
+        before = self._owners.pop(run_id, "")
+        self._owned.get(before, set()).discard(run_id)
+
+    def put_run(self, run: RunRecord) -> None:
+        self._disown(run.run_id)
+        self._runs[run.run_id] = run
+        self._steps.setdefault(run.run_id, {})
+
+    def drop_run(self, run_id: str) -> None:
+        self._disown(run_id)
+        for kept in (self._runs, self._history, self._signals, self._watchers):
+            kept.pop(run_id, None)
+        self.drop_steps(run_id)
+        self.drop_timers(run_id)
 
     def step(self, run_id: str, key: str) -> StepRecord | None:
         return self._steps_of(run_id).get(key)
@@ -239,6 +262,33 @@ class MemoryStore:
     def open_steps(self, run_id: str) -> Iterable[StepRecord]:
         steps = self._steps_of(run_id).values()
         return [step for step in steps if step.status not in ENDED_STEP]
+
+    def steps(self, run_id: str) -> Iterable[StepRecord]:
+        return list(self._steps_of(run_id).values())
+
+    def drop_steps(self, run_id: str) -> None:
+        self._steps.pop(run_id, None)
+        self._ended.pop(run_id, None)
+        for held in self._held.values():
+            held.difference_update([place for place in held if place[0] == run_id])
+
+    def knows_signal(self, run_id: str, signal_id: str) -> bool:
+        return signal_id in self._signals.get(run_id, ())
+
+    def add_signal(self, run_id: str, signal: SignalRecord) -> None:
+        self._signals.setdefault(run_id, {})[signal.signal_id] = signal
+
+    def take_signal(self, run_id: str, name: str, key: str) -> str | None:
+        for signal_id, signal in self._signals.get(run_id, {}).items():
+            if signal.name == name and signal.step is None:
+                self._signals[run_id][signal_id] = signal._replace(step=key)
+                return signal.payload
+        return None
+
+    def give_signal_back(self, run_id: str, key: str) -> None:
+        for signal_id, signal in self._signals.get(run_id, {}).items():
+            if signal.step == key:
+                self._signals[run_id][signal_id] = signal._replace(step=None)
 
     def _steps_of(self, run_id: str) -> dict[str, StepRecord]:
         steps = self._steps.get(run_id)
@@ -306,3 +356,10 @@ class MemoryStore:
         self._sessions.pop(session, None)
         self._inboxes.pop(session, None)
         self._held.pop(session, None)
+        self._holds.pop(session, None)
+
+    def advertise(self, holds: Iterable[str]) -> None:
+        self._holds[self.session] = frozenset(holds)
+
+    def holders(self, name: str) -> Iterable[str]:
+        return [session for session, holds in self._holds.items() if name in holds]

@@ -14,9 +14,11 @@ from typing import TypeVar
 from pikku._clock import Clock
 from pikku._payloads import SEALED, PayloadCodec, Unopened, is_sealed
 from pikku._records import (
+    GIVEN_UP,
     Commit,
     CompleteStep,
     CreateRun,
+    DecideStep,
     Delivery,
     Examination,
     HistoryEntry,
@@ -24,12 +26,14 @@ from pikku._records import (
     LoadedRun,
     Op,
     OpResult,
+    PutRun,
     ReapSessions,
     Reply,
     ReportProgress,
     RunFilter,
     RunRecord,
     Settle,
+    SignalRun,
     StepRecord,
     StepWrite,
     copy_run,
@@ -55,7 +59,7 @@ class SealedStore:
         self._seal = codec.seal
         self._open = codec.open
         # A store knows the repeat of an outcome by its text, and sealing twice may give two texts.
-        self._unanswered: dict[int, tuple[CompleteStep, Op]] = {}
+        self._unanswered: dict[int, tuple[CompleteStep | DecideStep, Op]] = {}
 
     @property
     def clock(self) -> Clock:
@@ -93,7 +97,7 @@ class SealedStore:
         except BaseException:
             sent = (op for place, op in enumerate(ops) if place not in refused)
             for op, made in zip(sent, sealed, strict=True):
-                if isinstance(op, CompleteStep):
+                if isinstance(op, (CompleteStep, DecideStep)):
                     self._unanswered[id(op)] = op, made
             raise
         if self._unanswered:
@@ -148,9 +152,20 @@ class SealedStore:
                     asks=self._each(self._sealed_write, op.asks),
                     history=self._each(self._sealed_entry, op.history),
                     settle=op.settle and self._sealed_settle(op.settle),
+                    children=self._each(self._sealed_start, op.children),
                 )
             case CreateRun():
-                return op._replace(input=self._sealed_text(op.input))
+                return self._sealed_start(op)
+            case SignalRun():
+                return op._replace(payload=self._sealed_text(op.payload))
+            case DecideStep():
+                return op._replace(decision=self._sealed_text(op.decision))
+            case PutRun():
+                return op._replace(
+                    run=self._sealed_run(op.run),
+                    steps=self._each(self._sealed_step, op.steps),
+                    history=self._each(self._sealed_entry, op.history),
+                )
             case CompleteStep():
                 return op._replace(result=self._sealed(op.result), error=self._sealed(op.error))
             case ReportProgress():
@@ -164,13 +179,35 @@ class SealedStore:
     def _each(seal: Callable[[T], T], records: Iterable[T]) -> tuple[T, ...]:
         return tuple(seal(record) for record in records)
 
+    def _sealed_start(self, op: CreateRun) -> CreateRun:
+        return op._replace(input=self._sealed_text(op.input))
+
     def _sealed_write(self, write: StepWrite) -> StepWrite:
         return write._replace(
             input=self._sealed(write.input),
             result=self._sealed(write.result),
             error=self._sealed(write.error),
-            job=self._sealed(write.job),
+            # The job of a child is its id, which the store goes by.
+            job=write.job if write.kind == "child" else self._sealed(write.job),
         )
+
+    def _sealed_run(self, run: RunRecord) -> RunRecord:
+        run = copy_run(run)
+        run.input = self._sealed_text(run.input)
+        run.output = self._sealed(run.output)
+        run.error = self._sealed(run.error)
+        return run
+
+    def _sealed_step(self, step: StepRecord) -> StepRecord:
+        step = copy_step(step)
+        step.input = self._sealed(step.input)
+        step.result = self._sealed(step.result)
+        if step.error != GIVEN_UP:
+            step.error = self._sealed(step.error)
+        if step.kind != "child":
+            step.job = self._sealed(step.job)
+        step.progress = self._sealed(step.progress)
+        return step
 
     def _sealed_entry(self, entry: HistoryEntry) -> HistoryEntry:
         return entry._replace(data=self._sealed(entry.data))

@@ -13,18 +13,25 @@ from typing import Literal, NamedTuple, Protocol, assert_never
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
+    GIVEN_UP,
+    WAITS,
+    Advertise,
     BeginStep,
     CancelKind,
     CancelRun,
     Commit,
     CompleteStep,
     CreateRun,
+    DecideStep,
+    DeleteRun,
     Delivery,
     FireTimers,
+    HandRun,
     HistoryEntry,
     Job,
     Op,
     OpResult,
+    PutRun,
     ReapSessions,
     ReleaseRun,
     ReleaseStep,
@@ -33,6 +40,8 @@ from pikku._records import (
     ResumeRun,
     RunRecord,
     Settle,
+    SignalRecord,
+    SignalRun,
     StepRecord,
     StepWrite,
     WatchRun,
@@ -42,7 +51,7 @@ from pikku._records import (
 )
 from pikku.stores.base import CALLED_OFF, INLINE_QUEUE, ORCHESTRATOR_QUEUE
 
-TimerKind = Literal["sleep", "retry", "timeout"]
+TimerKind = Literal["sleep", "retry", "timeout", "start"]
 
 
 class Timer(NamedTuple):
@@ -64,12 +73,22 @@ class Workspace(Protocol):
     def session_exists(self) -> bool: ...
 
     def run(self, run_id: str) -> RunRecord | None: ...
+    def whole_run(self, run_id: str) -> RunRecord | None: ...
     def add_run(self, run: RunRecord) -> None: ...
     def save_run(self, run: RunRecord) -> None: ...
+    def put_run(self, run: RunRecord) -> None: ...
+    def drop_run(self, run_id: str) -> None: ...
 
     def step(self, run_id: str, key: str) -> StepRecord | None: ...
     def save_step(self, run_id: str, step: StepRecord) -> None: ...
     def open_steps(self, run_id: str) -> Iterable[StepRecord]: ...
+    def steps(self, run_id: str) -> Iterable[StepRecord]: ...
+    def drop_steps(self, run_id: str) -> None: ...
+
+    def knows_signal(self, run_id: str, signal_id: str) -> bool: ...
+    def add_signal(self, run_id: str, signal: SignalRecord) -> None: ...
+    def take_signal(self, run_id: str, name: str, key: str) -> str | None: ...
+    def give_signal_back(self, run_id: str, key: str) -> None: ...
 
     def append_history(self, run_id: str, entry: HistoryEntry) -> None: ...
 
@@ -89,6 +108,8 @@ class Workspace(Protocol):
     def runs_of(self, session: str, limit: int) -> Iterable[RunRecord]: ...
     def jobs_of(self, session: str, limit: int) -> Iterable[tuple[str, StepRecord]]: ...
     def drop_session(self, session: str) -> None: ...
+    def advertise(self, holds: Iterable[str]) -> None: ...
+    def holders(self, name: str) -> Iterable[str]: ...
 
 
 OK = OpResult("ok")
@@ -97,6 +118,10 @@ FENCED = OpResult("fenced")
 NOT_FOUND = OpResult("not_found")
 SETTLED = OpResult("settled")
 NOT_SUSPENDED = OpResult("not_suspended")
+NOT_FAILED = OpResult("not_failed")
+NOT_ENDED = OpResult("not_ended")
+DECIDED = OpResult("decided")
+NOBODY = OpResult("nobody")
 
 
 def carry_out(work: Workspace, op: Op) -> OpResult:
@@ -126,6 +151,18 @@ def carry_out(work: Workspace, op: Op) -> OpResult:
             return requeue_run(work, op)
         case WatchRun():
             return watch_run(work, op)
+        case SignalRun():
+            return signal_run(work, op)
+        case DecideStep():
+            return decide_step(work, op)
+        case PutRun():
+            return put_run(work, op)
+        case DeleteRun():
+            return delete_run(work, op)
+        case Advertise():
+            return advertise(work, op)
+        case HandRun():
+            return hand_run(work, op)
         case FireTimers():
             return fire_timers(work, op)
         case ReapSessions():
@@ -139,7 +176,9 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
     found = work.run(op.run_id)
     if found is not None:
         return OpResult("exists", copy_run(found))
-    claimed = op.claim and work.session_exists()
+    delayed = op.delay_us is not None
+    claimed = op.claim and not delayed and work.session_exists()
+    queued = not claimed and not delayed
     now = work.now_us
     run = RunRecord(
         run_id=op.run_id,
@@ -152,7 +191,7 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
         inline=op.inline,
         run_attempt=1,
         owner=work.session if claimed else None,
-        queued=not claimed,
+        queued=queued,
         turn=0,
         turned_by=None,
         deliveries=0,
@@ -166,12 +205,19 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
         cancel_reason=None,
         cancel_delivery=None,
         suspend_reason=None,
+        parent=op.parent,
+        parent_step=op.parent_step,
+        depth=op.depth,
+        pinned=op.pinned,
     )
     work.add_run(run)
-    if not claimed:
+    if queued:
         work.enqueue(queue_of(run), op.run_id)
+    begins = now + (op.delay_us or 0)
+    if delayed:
+        work.add_timer(Timer(begins, op.run_id, "", "start"))
     if op.timeout_us is not None:
-        work.add_timer(Timer(now + op.timeout_us, op.run_id, "", "timeout"))
+        work.add_timer(Timer(begins + op.timeout_us, op.run_id, "", "timeout"))
     return OpResult("ok", copy_run(run))
 
 
@@ -193,8 +239,14 @@ def commit(work: Workspace, op: Commit) -> OpResult:
     run.updated_us = work.now_us
     for write in op.ends:
         _write_step(work, run, write)
+    if op.children:
+        for child in op.children:
+            create_run(work, child)
     for write in op.asks:
         _write_step(work, run, write)
+    if op.calls_off:
+        for key in op.calls_off:
+            _call_off(work, run, key)
     if op.history:
         for entry in op.history:
             work.append_history(op.run_id, entry._replace(at_us=work.now_us))
@@ -348,10 +400,135 @@ def resume_run(work: Workspace, op: ResumeRun) -> OpResult:
     run.error = None
     run.updated_us = work.now_us
     work.append_history(op.run_id, HistoryEntry("resume", at_us=work.now_us))
-    run.queued = True
-    work.enqueue(queue_of(run), op.run_id)
+    for step in list(work.open_steps(op.run_id)):
+        if step.kind == "suspend":
+            _conclude(work, run, step, "succeeded")
+    if not run.queued:
+        run.queued = True
+        work.enqueue(queue_of(run), op.run_id)
     work.save_run(run)
     return OK
+
+
+def signal_run(work: Workspace, op: SignalRun) -> OpResult:
+    """A signal ends the oldest wait for it, or waits in the run."""
+    run = work.run(op.run_id)
+    if run is None:
+        return NOT_FOUND
+    if work.knows_signal(op.run_id, op.signal_id):
+        return OK
+    if run.status in FINAL_STATUSES:
+        return SETTLED
+    now = work.now_us
+    work.append_history(op.run_id, HistoryEntry("signal", op.name, None, op.payload, now))
+    waiting = [
+        step
+        for step in work.open_steps(op.run_id)
+        if step.kind == "signal" and step.target == op.name and not _is_past(run, step)
+    ]
+    if not waiting:
+        work.add_signal(op.run_id, SignalRecord(op.signal_id, op.name, op.payload, now))
+        return OK
+    step = min(waiting, key=lambda each: each.position)
+    work.add_signal(op.run_id, SignalRecord(op.signal_id, op.name, op.payload, now, step.key))
+    step.result = op.payload
+    _conclude(work, run, step, "succeeded")
+    return OK
+
+
+def _is_past(run: RunRecord, step: StepRecord) -> bool:
+    """Whether the step was asked for before the run was asked to unwind: nobody waits for it."""
+    return run.cancel_delivery is not None and step.after < run.cancel_delivery
+
+
+def decide_step(work: Workspace, op: DecideStep) -> OpResult:
+    """The answer to an approval, once."""
+    run = work.run(op.run_id)
+    step = None if run is None else work.step(op.run_id, op.key)
+    if run is None or step is None or step.kind != "approval":
+        return NOT_FOUND
+    if step.status in ENDED_STEP:
+        return OK if step.result == op.decision else DECIDED
+    if run.status in FINAL_STATUSES or _is_past(run, step):
+        return SETTLED
+    work.append_history(
+        op.run_id, HistoryEntry("decision", op.key, None, op.decision, work.now_us)
+    )
+    step.result = op.decision
+    _conclude(work, run, step, "succeeded")
+    return OK
+
+
+def put_run(work: Workspace, op: PutRun) -> OpResult:
+    """A whole run, new or instead of a failed one."""
+    found = work.run(op.run_id)
+    run = copy_run(op.run)
+    run.owner = run.turned_by = None
+    run.queued = run.status == "running"
+    if op.expected is None:
+        if found is not None:
+            return OpResult("exists", copy_run(found))
+    else:
+        if found is None:
+            return NOT_FOUND
+        if found.run_attempt == run.run_attempt:
+            return OK
+        if found.status != "failed":
+            return NOT_FAILED
+        there = {(step.key, step.attempt, step.status) for step in work.steps(op.run_id)}
+        if found.run_attempt != run.run_attempt - 1 or there != set(op.expected):
+            return CONFLICT
+        run.turn = found.turn
+        work.drop_steps(op.run_id)
+    work.put_run(run)
+    for step in op.steps:
+        work.save_step(run.run_id, copy_step(step))
+        if step.status == "scheduled" and step.due_us is not None:
+            kind: TimerKind = "sleep" if step.kind in WAITS else "retry"
+            work.add_timer(Timer(step.due_us, run.run_id, step.key, kind))
+    for entry in op.history:
+        at_us = entry.at_us or work.now_us
+        work.append_history(run.run_id, entry._replace(at_us=at_us))
+    if run.queued:
+        work.enqueue(queue_of(run), run.run_id)
+    if op.timeout_us is not None:
+        work.add_timer(Timer(work.now_us + op.timeout_us, run.run_id, "", "timeout"))
+    return OK
+
+
+def delete_run(work: Workspace, op: DeleteRun) -> OpResult:
+    """Everything of an ended run goes."""
+    run = work.run(op.run_id)
+    if run is None:
+        return NOT_FOUND
+    if run.status not in FINAL_STATUSES:
+        return NOT_ENDED
+    work.drop_run(op.run_id)
+    return OK
+
+
+def advertise(work: Workspace, op: Advertise) -> OpResult:
+    """What the session can execute."""
+    if work.session_exists():
+        work.advertise(op.holds)
+    return OK
+
+
+def hand_run(work: Workspace, op: HandRun) -> OpResult:
+    """The run goes to somebody who can execute it."""
+    run = work.run(op.run_id)
+    if run is None:
+        return NOT_FOUND
+    if run.owner != work.session:
+        return FENCED
+    for name in op.wanted:
+        for session in work.holders(name):
+            if session != work.session and work.session_alive(session):
+                run.owner = session
+                work.save_run(run)
+                work.post(session, Delivery(run.run_id, 0, name, "hand"))
+                return OK
+    return NOBODY
 
 
 def release_run(work: Workspace, op: ReleaseRun) -> OpResult:
@@ -387,10 +564,14 @@ def requeue_run(work: Workspace, op: RequeueRun) -> OpResult:
             _put_back(work, step, run.run_id, None, attempt=step.attempt + 1)
         elif run.cancel_us is not None and step.created_us <= run.cancel_us:
             continue
+        elif step.kind == "child":
+            child = work.whole_run(step.job) if step.job is not None else None
+            if child is not None and child.status in FINAL_STATUSES:
+                _tell_parent(work, child)
         elif step.due_us is not None and step.due_us > work.now_us:
-            kind: TimerKind = "sleep" if step.kind == "sleep" else "retry"
+            kind: TimerKind = "sleep" if step.kind in WAITS else "retry"
             work.add_timer(Timer(step.due_us, run.run_id, step.key, kind))
-        elif step.kind == "sleep":
+        elif step.kind == "sleep" or (step.kind in WAITS and step.due_us is not None):
             work.add_timer(Timer(work.now_us, run.run_id, step.key, "sleep"))
         elif away:
             _put_back(work, step, run.run_id, None, attempt=step.attempt)
@@ -418,6 +599,8 @@ def fire_timers(work: Workspace, op: FireTimers) -> OpResult:
         if timer.kind == "timeout":
             if run.cancel_us is None:
                 _request_cancel(work, run, "timeout", "its timeout passed")
+        elif timer.kind == "start":
+            _wake(work, run, Delivery(run.run_id, 0, "", "retry"))
         elif step is None or step.status != "scheduled":
             continue
         elif timer.kind == "sleep":
@@ -569,6 +752,8 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
             write.queue,
             write.job,
             write.handled,
+            None,
+            write.after,
         )
     else:
         before = step_progress(step.attempt, step.status)
@@ -606,11 +791,57 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
     work.save_step(run_id, step)
     if status != "scheduled":
         return
+    if write.kind == "signal":
+        payload = work.take_signal(run_id, write.target, write.key)
+        if payload is not None:
+            step.result = payload
+            _conclude(work, run, step, "succeeded")
+            return
     if due is not None:
-        kind: TimerKind = "sleep" if write.kind == "sleep" else "retry"
+        kind: TimerKind = "sleep" if write.kind in WAITS else "retry"
         work.add_timer(Timer(due, run_id, write.key, kind))
     elif write.queue is not None:
         work.push_job(write.queue, run_id, write.key, write.attempt)
+
+
+def _call_off(work: Workspace, run: RunRecord, key: str) -> None:
+    """The function has given a wait or a child up."""
+    step = work.step(run.run_id, key)
+    if step is None or step.error == GIVEN_UP:
+        return
+    if step.status in ENDED_STEP:
+        if step.kind != "signal" or step.result is None:
+            return
+        work.give_signal_back(run.run_id, key)
+    else:
+        if step.kind == "child":
+            _cancel_child(work, run, step)
+        step.status = "failed"
+        step.finished_us = work.now_us
+    step.error = GIVEN_UP
+    work.save_step(run.run_id, step)
+
+
+def _cancel_child(work: Workspace, run: RunRecord, step: StepRecord) -> None:
+    child = work.run(step.job) if step.job is not None else None
+    if child is not None and child.status not in FINAL_STATUSES and child.cancel_us is None:
+        _request_cancel(work, child, "cancel", f"run {run.run_id} waits for it no longer")
+        work.save_run(child)
+
+
+def _tell_parent(work: Workspace, run: RunRecord) -> None:
+    """The step of the parent that waits for the run has its outcome."""
+    parent = work.run(run.parent) if run.parent is not None else None
+    step = work.step(run.parent, run.parent_step or "") if run.parent is not None else None
+    if parent is None or step is None or step.job != run.run_id or step.status in ENDED_STEP:
+        return
+    if run.status == "completed":
+        step.result = run.output
+        _conclude(work, parent, step, "succeeded")
+    else:
+        step.error = run.error
+        step.failures += 1
+        _conclude(work, parent, step, "failed")
 
 
 def _settle(work: Workspace, run: RunRecord, settle: Settle) -> None:
@@ -631,18 +862,24 @@ def _settle(work: Workspace, run: RunRecord, settle: Settle) -> None:
     run.finished_us = work.now_us
     work.drop_timers(run.run_id)
     if settle.withdraw:
-        _withdraw(work, run.run_id)
+        _withdraw(work, run)
     ended = Delivery(
         run.run_id, 0, settle.reason or "", "ended", settle.status, settle.output, settle.error
     )
     for session in work.take_watchers(run.run_id):
         if work.session_alive(session):
             work.post(session, ended)
+    if run.parent is not None:
+        _tell_parent(work, run)
 
 
-def _withdraw(work: Workspace, run_id: str) -> None:
-    """No job of the run is granted any more, and those who execute one are told."""
+def _withdraw(work: Workspace, run: RunRecord) -> None:
+    """No job of the run is granted any more, those who execute one are told, and its children are
+    asked to unwind."""
+    run_id = run.run_id
     for step in list(work.open_steps(run_id)):
+        if step.kind == "child":
+            _cancel_child(work, run, step)
         if step.queue is None:
             continue
         if step.worker is not None:
@@ -670,8 +907,7 @@ def _request_cancel(work: Workspace, run: RunRecord, kind: CancelKind, reason: s
     if run.status == "suspended":
         run.status = "running"
         run.suspend_reason = None
-    if not run.inline:
-        _withdraw(work, run.run_id)
+    _withdraw(work, run)
     _wake(work, run, Delivery(run.run_id, run.deliveries, kind, "cancel", error=reason))
 
 

@@ -62,6 +62,12 @@ class WorkflowLab(Generic[S]):
         auto_advance: let the clock jump to the next timer whenever nothing else is to do, so that
             `sleep("3d")` takes no time. Without it, time passes by `advance` only.
         options: how the engine works.
+
+    Attributes:
+        clock: what the lab's runs take their time from.
+        fakes: stand-ins for functions.
+        store_url: the URL of the store.
+        queue_service: `"store"` where runs cross queues.
     """
 
     def __init__(
@@ -77,10 +83,10 @@ class WorkflowLab(Generic[S]):
         self.app = app
         self.clock = FakeClock()
         self.fakes = Fakes(app)
+        self.store_url = store
+        self.queue_service: Literal["none", "store"] = queue_service
         self._services: Any = services
-        self._url = store
         self._auto = auto_advance
-        self._queue_service = queue_service
         self._options = options
         self._stack = AsyncExitStack()
         self._executions: Counter[str] = Counter()
@@ -92,7 +98,7 @@ class WorkflowLab(Generic[S]):
     async def __aenter__(self) -> Self:
         from pikku.stores import make_store
 
-        self._store = make_store(self._url, base=Path.cwd(), clock=self.clock)
+        self._store = make_store(self.store_url, base=Path.cwd(), clock=self.clock)
         await self._store.open()
         self._stack.push_async_callback(self._store.close)
         self._before = self.app._open
@@ -111,6 +117,9 @@ class WorkflowLab(Generic[S]):
             await self._opened.engine.close(drain=False)
         await self._opened.closing.aclose()
         await self._stack.aclose()
+        if error is None and self._crash_after:
+            never = ", ".join(repr(step) for step in sorted(self._crash_after))
+            raise AssertionError(f"crash_after({never}): no such step was recorded in this lab")
 
     async def _open(self) -> None:
         from pikku._session import FOREVER_SECONDS
@@ -118,7 +127,7 @@ class WorkflowLab(Generic[S]):
         options = self._options or EngineOptions(lease_seconds=FOREVER_SECONDS)
         self._crashed = False
         opened = await self.app._opened(
-            {"queue_service": self._queue_service},
+            {"queue_service": self.queue_service},
             self._services,
             options,
             store=self._store,

@@ -14,20 +14,27 @@ from typing import Any, NamedTuple
 
 from pikku._records import (
     ENDED_STEP,
+    FINAL_STATUSES,
+    GIVEN_UP,
     RUN_STATUSES,
+    Advertise,
     BeginStep,
     CancelRun,
     Commit,
     CompleteStep,
     CreateRun,
+    DecideStep,
+    DeleteRun,
     Delivery,
     FireTimers,
+    HandRun,
     HistoryEntry,
     Job,
     LoadedRun,
     Op,
     OpCode,
     OpResult,
+    PutRun,
     ReapSessions,
     ReleaseRun,
     ReleaseStep,
@@ -35,6 +42,7 @@ from pikku._records import (
     RequeueRun,
     ResumeRun,
     RunRecord,
+    SignalRun,
     StepKindName,
     StepRecord,
     StepStatus,
@@ -62,7 +70,18 @@ COMPRESS_FROM = 65_536
 SEND_AGAIN_UP_TO = 4_096
 
 STATUSES: tuple[StepStatus, ...] = ("pending", "scheduled", "running", "failed", "succeeded")
-KINDS: tuple[StepKindName, ...] = ("rpc", "inline", "sleep", "side_effect", "on_error")
+KINDS: tuple[StepKindName, ...] = (
+    "rpc",
+    "inline",
+    "sleep",
+    "side_effect",
+    "on_error",
+    "signal",
+    "approval",
+    "suspend",
+    "child",
+    "patch",
+)
 CODES: tuple[OpCode, ...] = (
     "ok",
     "exists",
@@ -72,13 +91,17 @@ CODES: tuple[OpCode, ...] = (
     "settled",
     "not_suspended",
     "error",
+    "not_failed",
+    "not_ended",
+    "decided",
+    "nobody",
 )
-WORDS = ("step", "cancel", "retry", "handle", "stop", "ended")
+WORDS = ("step", "cancel", "retry", "handle", "stop", "ended", "hand")
 _STATUS_NUMBER = {name: number for number, name in enumerate(STATUSES)}
 _KIND_NUMBER = {name: number for number, name in enumerate(KINDS)}
 
-_STEP_HEAD = struct.Struct("<BBBIIIIIdddd")
-_WRITE_HEAD = struct.Struct("<BBBIIIIBdd").pack
+_STEP_HEAD = struct.Struct("<BBBIIIIIIdddd")
+_WRITE_HEAD = struct.Struct("<BBBIIIIIBdd").pack
 _STATIC_HEAD = struct.Struct("<HBiI")
 _WORD_HEAD = struct.Struct("<BBIIH")
 _ENTRY_HEAD = struct.Struct("<dIBB")
@@ -118,6 +141,8 @@ def decode(value: bytes | None) -> str | None:
 
 
 def _outcome(result: str | None, error: str | None) -> bytes:
+    if error == GIVEN_UP:
+        return b"g" + encode(result)
     if result is not None:
         return b"r" + encode(result)
     return b"e" + encode(error) if error is not None else b""
@@ -127,6 +152,8 @@ def _split(outcome: bytes) -> tuple[str | None, str | None]:
     if not outcome:
         return None, None
     value = decode(outcome[1:])
+    if outcome[0] == 103:
+        return value, GIVEN_UP
     return (value, None) if outcome[0] == 114 else (None, value)
 
 
@@ -137,7 +164,7 @@ def _marked(text: str | None) -> str:
 # --- steps ----------------------------------------------------------------------------------------
 
 
-def _static(write: StepWrite) -> bytes:
+def _static(write: StepWrite | StepRecord) -> bytes:
     target = write.target.encode()
     digest = write.digest.encode()
     given = encode(write.input)
@@ -166,6 +193,7 @@ def _whole(write: StepWrite, delivery: int, by: Caller) -> bytes:
                 write.lost,
                 write.position,
                 delivery,
+                write.after,
                 known[0],
                 known[1],
                 by.now_us if ended else 0.0,
@@ -177,6 +205,41 @@ def _whole(write: StepWrite, delivery: int, by: Caller) -> bytes:
             len(static).to_bytes(4, "little"),
             static,
             _outcome(write.result, write.error),
+        )
+    )
+
+
+def _packed(step: StepRecord) -> bytes:
+    """The record of a step, as it is."""
+    static = _static(step)
+    worker, queue = (step.worker or "").encode(), (step.queue or "").encode()
+    progress = encode(step.progress)
+    return b"".join(
+        (
+            _STEP_HEAD.pack(
+                _STATUS_NUMBER[step.status],
+                _KIND_NUMBER[step.kind],
+                step.handled + 2 * (step.queue == CALLED_OFF),
+                step.attempt,
+                step.failures,
+                step.lost,
+                step.position,
+                step.delivery or 0,
+                step.after,
+                step.created_us,
+                step.started_us or 0.0,
+                step.finished_us or 0.0,
+                step.due_us or 0.0,
+            ),
+            len(worker).to_bytes(1, "little"),
+            worker,
+            len(queue).to_bytes(1, "little"),
+            queue,
+            len(progress).to_bytes(2, "little"),
+            progress,
+            len(static).to_bytes(4, "little"),
+            static,
+            _outcome(step.result, step.error),
         )
     )
 
@@ -197,6 +260,7 @@ def step_of(key: bytes, raw: bytes) -> StepRecord:
             lost,
             position,
             delivery,
+            after,
             created,
             started,
             finished,
@@ -248,6 +312,7 @@ def step_of(key: bytes, raw: bytes) -> StepRecord:
             decode(job),
             bool(flags & 1),
             decode(progress),
+            after,
         )
     except (struct.error, IndexError, ValueError) as fault:
         raise CorruptStateError(f"the record of step {key!r} cannot be read: {fault}") from fault
@@ -305,6 +370,11 @@ def run_of(run_id: str, flat: Sequence[bytes]) -> RunRecord:
             None if cancelled is None else get(b"cancel_reason", b"").decode(),
             number(b"cancel_delivery"),
             text(b"suspend_reason"),
+            text(b"parent"),
+            text(b"parent_step"),
+            number(b"depth") or 0,
+            get(b"pinned") == b"1",
+            text(b"forked_from"),
         )
     except (KeyError, ValueError, AttributeError, TypeError, IndexError) as fault:
         raise CorruptStateError(f"the record of run {run_id} cannot be read: {fault!r}") from fault
@@ -383,7 +453,11 @@ RESULTS = [OpResult(code) for code in CODES]
 
 
 def _create_run(op: CreateRun, by: Caller) -> tuple[str, Arguments]:
-    return "create_run", [
+    return "create_run", _of_new_run(op)
+
+
+def _of_new_run(op: CreateRun) -> Arguments:
+    return [
         op.run_id,
         op.workflow,
         encode(op.input),
@@ -393,6 +467,11 @@ def _create_run(op: CreateRun, by: Caller) -> tuple[str, Arguments]:
         "\0".join(op.tags),
         _marked(op.started_by),
         "" if op.timeout_us is None else op.timeout_us,
+        op.parent or "",
+        op.parent_step or "",
+        op.depth,
+        int(op.pinned),
+        "" if op.delay_us is None else op.delay_us,
     ]
 
 
@@ -447,6 +526,7 @@ def _commit(op: Commit, by: Caller) -> tuple[str, Arguments]:
                 _,
                 handled,
                 _,
+                after,
             ) = write
             again = not ended or input is None or len(input) <= SEND_AGAIN_UP_TO
             given += (
@@ -459,6 +539,7 @@ def _commit(op: Commit, by: Caller) -> tuple[str, Arguments]:
                     failures,
                     lost,
                     position,
+                    after,
                     deliver,
                     -1.0 if wait_us is None else wait_us,
                     0.0 if until_us is None else until_us,
@@ -487,6 +568,11 @@ def _commit(op: Commit, by: Caller) -> tuple[str, Arguments]:
         given += _NO_CANCEL
     else:
         given += (_marked(op.cancel_reason), _cancel_data("cancel", op.cancel_reason))
+    if op.children or op.calls_off:
+        given.append(len(op.children))
+        for child in op.children:
+            given += _of_new_run(child)
+        given += (len(op.calls_off), *op.calls_off)
     return "commit", given
 
 
@@ -541,6 +627,92 @@ def _watch_run(op: WatchRun, by: Caller) -> tuple[str, Arguments]:
     return "watch_run", [op.run_id]
 
 
+def _signal_run(op: SignalRun, by: Caller) -> tuple[str, Arguments]:
+    return "signal_run", [op.run_id, op.signal_id, op.name, encode(op.payload)]
+
+
+def _decide_step(op: DecideStep, by: Caller) -> tuple[str, Arguments]:
+    return "decide_step", [op.run_id, op.key, encode(op.decision)]
+
+
+def _put_run(op: PutRun, by: Caller) -> tuple[str, Arguments]:
+    run = op.run
+    kept_until = 0
+    if by.retention_us and run.status in FINAL_STATUSES:
+        kept_until = (run.finished_us or by.now_us) + by.retention_us
+    given: Arguments = [
+        run.run_id,
+        run.run_attempt,
+        "" if op.timeout_us is None else op.timeout_us,
+        kept_until,
+        -1 if op.expected is None else len(op.expected),
+    ]
+    for key, attempt, status in op.expected or ():
+        given += (key, attempt, _STATUS_NUMBER[status])
+    fields = _fields_of(run)
+    given += (len(fields), *fields, len(op.steps))
+    for step in op.steps:
+        given += (step.key, _packed(step))
+    given.append(len(op.history))
+    for entry in op.history:
+        given += (entry.kind, _marked(entry.step), entry.attempt or 0, encode(entry.data))
+        given.append(entry.at_us)
+    return "put_run", given
+
+
+def _fields_of(run: RunRecord) -> Arguments:
+    """The hash of a run, apart from what the store decides: who has it, and in which turn it is
+    where it was there before."""
+    given: dict[str, Any] = {
+        "workflow": run.workflow,
+        "status": run.status,
+        "input": encode(run.input),
+        "version": run.version,
+        "inline": int(run.inline),
+        "run_attempt": run.run_attempt,
+        "turn": run.turn,
+        "deliveries": run.deliveries,
+        "tags": "\0".join(run.tags),
+        "created_us": run.created_us,
+        "updated_us": run.updated_us,
+        "output": encode(run.output),
+        "error": encode(run.error),
+        "depth": run.depth,
+        "pinned": int(run.pinned),
+    }
+    for name in _RUN_EXTRAS:
+        value = getattr(run, name)
+        if value is not None:
+            given[name] = value
+    return [part for pair in given.items() for part in pair]
+
+
+_RUN_EXTRAS = (
+    "started_by",
+    "finished_us",
+    "cancel_us",
+    "cancel_kind",
+    "cancel_reason",
+    "cancel_delivery",
+    "suspend_reason",
+    "parent",
+    "parent_step",
+    "forked_from",
+)
+
+
+def _delete_run(op: DeleteRun, by: Caller) -> tuple[str, Arguments]:
+    return "delete_run", [op.run_id]
+
+
+def _advertise(op: Advertise, by: Caller) -> tuple[str, Arguments]:
+    return "advertise", list(op.holds)
+
+
+def _hand_run(op: HandRun, by: Caller) -> tuple[str, Arguments]:
+    return "hand_run", [op.run_id, *op.wanted]
+
+
 def _fire_timers(op: FireTimers, by: Caller) -> tuple[str, Arguments]:
     return "fire_timers", [op.limit]
 
@@ -561,6 +733,12 @@ _ENCODERS: dict[type, Encoder] = {
     ReleaseRun: _release_run,
     RequeueRun: _requeue_run,
     WatchRun: _watch_run,
+    SignalRun: _signal_run,
+    DecideStep: _decide_step,
+    PutRun: _put_run,
+    DeleteRun: _delete_run,
+    Advertise: _advertise,
+    HandRun: _hand_run,
     FireTimers: _fire_timers,
     ReapSessions: _reap_sessions,
 }
@@ -579,7 +757,22 @@ def weight(op: Op) -> int:
         for writes in (op.ends, op.asks):
             for write in writes:
                 total += len(write.input or "") + len(write.result or "") + len(write.error or "")
-        return total
+        return total + sum(len(child.input) for child in op.children)
     if type(op) is CompleteStep:
         return len(op.result or "") + len(op.error or "")
-    return len(op.input) if type(op) is CreateRun else 0
+    if type(op) is CreateRun:
+        return len(op.input)
+    if type(op) is SignalRun:
+        return len(op.payload)
+    if type(op) is DecideStep:
+        return len(op.decision)
+    if type(op) is PutRun:
+        return _weight_of_run(op)
+    return 0
+
+
+def _weight_of_run(op: PutRun) -> int:
+    total = len(op.run.input) + len(op.run.output or "") + len(op.run.error or "")
+    for step in op.steps:
+        total += len(step.input or "") + len(step.result or "") + len(step.error or "")
+    return total + sum(len(entry.data or "") for entry in op.history)

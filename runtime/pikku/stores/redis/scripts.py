@@ -11,7 +11,7 @@ from pikku._error_info import ErrorInfo
 from pikku.errors import CorruptStateError
 
 # Raised whenever what is stored changes its form.
-SCHEMA = 1
+SCHEMA = 2
 
 _SERVER_TIME = """local argc = #ARGV
 local stamp
@@ -90,6 +90,6 @@ def scripts(*, flags: bool, given_time: bool) -> Scripts:
 
 
 def _ordered(names: list[str]) -> list[str]:
-    """`release_run` first: `reap_sessions` uses what it defines."""
-    ops = [name for name in names if not name.startswith("_")]
-    return ["release_run", *(name for name in ops if name != "release_run")]
+    """First those that define what others use."""
+    first = ["advertise", "create_run", "delete_run", "release_run"]
+    return [*first, *(name for name in names if name[0] != "_" and name not in first)]

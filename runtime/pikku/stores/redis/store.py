@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pikku._clock import Clock, SystemClock
+from pikku._ids import MAX_RUN_ID
 from pikku._records import (
     NOT_ASKED,
     RUN_STATUSES,
@@ -22,9 +23,11 @@ from pikku._records import (
     LoadedRun,
     Op,
     OpResult,
+    PutRun,
     Reply,
     RunFilter,
     RunRecord,
+    fits,
 )
 from pikku.errors import (
     CorruptStateError,
@@ -259,7 +262,7 @@ class RedisStore:
         )
 
     def _place(self, run_id: str) -> int:
-        return zlib.crc32(run_id.encode()) % len(self._partitions)
+        return zlib.crc32(family(run_id).encode()) % len(self._partitions)
 
     async def _apply(
         self, partition: Partition, session: str, ops: Sequence[Op], want: Mapping[str, int]
@@ -284,11 +287,11 @@ class RedisStore:
     async def _apply_part(
         self, partition: Partition, session: str, ops: Sequence[Op], want: Mapping[str, int]
     ) -> Reply:
-        starts = [op for op in ops if type(op) is CreateRun]
+        starts = [op for op in ops if _begins(op)]
         if not starts:
             return await self._call(partition, session, ops, want)
         # New work is refused by a server that is full, work under way is not: two scripts.
-        rest = [op for op in ops if type(op) is not CreateRun]
+        rest = [op for op in ops if not _begins(op)]
         try:
             begun = await self._call(partition, session, starts, want if not rest else {})
         except StoreFullError as error:
@@ -299,7 +302,7 @@ class RedisStore:
         of_starts, of_rest = iter(begun.results), iter(went_on.results)
         due = went_on.next_due_us if went_on.next_due_us != NOT_ASKED else begun.next_due_us
         return Reply(
-            [next(of_starts if type(op) is CreateRun else of_rest) for op in ops],
+            [next(of_starts if _begins(op) else of_rest) for op in ops],
             [*begun.claimed, *went_on.claimed],
             [*begun.inbox, *went_on.inbox],
             due,
@@ -312,7 +315,7 @@ class RedisStore:
         self, partition: Partition, session: str, ops: Sequence[Op], want: Mapping[str, int]
     ) -> Reply:
         talk = partition.talk(session)
-        starts = bool(ops) and type(ops[0]) is CreateRun
+        starts = bool(ops) and _begins(ops[0])
         script = self._scripts.start if starts else self._scripts.work
         sent = time.time_ns() // 1000
         try:
@@ -498,20 +501,21 @@ class RedisStore:
         for partition in self._partitions:
             for index in _indexes(partition.tag, wanted):
                 found += await self._listed(partition, index, wanted)
-        found.sort(key=lambda each: (each[1].created_us, each[0]), reverse=True)
+        found.sort(key=lambda each: (each[1].created_us, each[0]), reverse=not wanted.oldest_first)
         return [run for _, run in found[: wanted.limit]]
 
     async def _listed(
         self, partition: Partition, index: str, wanted: RunFilter
     ) -> list[tuple[bytes, RunRecord]]:
         found: list[tuple[bytes, RunRecord]] = []
-        newest = "+inf" if wanted.before_us is None else f"({wanted.before_us}"
+        look: tuple[Any, ...] = ("ZREVRANGEBYSCORE", index, *reversed(_created(wanted)))
+        if wanted.oldest_first:
+            look = ("ZRANGEBYSCORE", index, *_created(wanted))
+        told = wanted.tag is None and wanted.text is None and wanted.ended_before_us is None
+        page = min(PAGE, wanted.limit) if told else PAGE
         offset = 0
         while len(found) < wanted.limit:
-            page = min(PAGE, wanted.limit) if wanted.tag is None else PAGE
-            (members,) = await self._transport.commands(
-                ("ZREVRANGEBYSCORE", index, newest, "-inf", "LIMIT", offset, page)
-            )
+            (members,) = await self._transport.commands((*look, "LIMIT", offset, page))
             offset += len(members)
             if members:
                 flats = await self._transport.each(
@@ -519,7 +523,7 @@ class RedisStore:
                 )
                 for member, flat in zip(members, flats, strict=True):
                     run = self._listable(member[15:].decode(), flat)
-                    if run is not None and _fits(run, wanted):
+                    if run is not None and fits(run, wanted):
                         found.append((member, run))
             if len(members) < page:
                 break
@@ -553,7 +557,7 @@ class RedisStore:
         queued: set[str] = set()
         jobs: set[tuple[str, str, int]] = set()
         timers: set[tuple[str, str, str]] = set()
-        kinds = {b"s": "sleep", b"r": "retry", b"t": "timeout"}
+        kinds = {b"s": "sleep", b"r": "retry", b"t": "timeout", b"b": "start"}
         for partition in self._partitions:
             answer = await self._transport.call(
                 self._scripts.examine, partition.tag, self._timed([])
@@ -581,6 +585,23 @@ class RedisStore:
             frozenset(timers),
             dict(self._unreadable),
         )
+
+
+def _created(wanted: RunFilter) -> tuple[str, str]:
+    """From when to when the runs that are wanted may have been created."""
+    first = "-inf" if wanted.after_us is None else f"{wanted.after_us}"
+    before = [us for us in (wanted.before_us, wanted.ended_before_us) if us is not None]
+    return first, f"({min(before)}" if before else "+inf"
+
+
+def family(run_id: str) -> str:
+    """What the ids of a run and of its children have in common (`child_run_id`): a parent and its
+    child move in one transaction, so all of a family lie in one partition."""
+    return run_id.partition("~")[0][: MAX_RUN_ID - 33]
+
+
+def _begins(op: Op) -> bool:
+    return type(op) is CreateRun or (type(op) is PutRun and op.expected is None)
 
 
 def _parts(ops: Sequence[Op]) -> list[Sequence[Op]]:
@@ -613,11 +634,3 @@ def _indexes(tag: str, wanted: RunFilter) -> list[str]:
     if wanted.workflow is not None:
         return [f"{tag}:wf:{status}:{wanted.workflow}" for status in statuses]
     return [f"{tag}:ix:{status}" for status in statuses]
-
-
-def _fits(run: RunRecord, wanted: RunFilter) -> bool:
-    return (
-        (wanted.workflow is None or run.workflow == wanted.workflow)
-        and (wanted.status is None or run.status == wanted.status)
-        and (wanted.tag is None or wanted.tag in run.tags)
-    )

@@ -1,8 +1,8 @@
 -- add_run --
 INSERT INTO runs (
     run_id, workflow, status, version, inline, run_attempt, owner, queued, turn, deliveries, tags,
-    started_by, created_us, updated_us
-) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+    started_by, created_us, updated_us, parent, parent_step, depth, pinned, forked_from
+) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 
 -- add_values --
 INSERT INTO run_values (run, input) VALUES (?,?)
@@ -21,7 +21,7 @@ WHERE number = ?
 UPDATE run_values SET output = ?, error = ? WHERE run = ?
 
 -- add_step --
-INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+INSERT INTO steps VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
 
 -- save_step --
 UPDATE steps SET
@@ -37,6 +37,46 @@ SELECT * FROM steps WHERE run = ? AND key = ?
 
 -- open_steps --
 SELECT * FROM steps WHERE run = ? AND finished_us IS NULL ORDER BY position, number
+
+-- drop_steps --
+DELETE FROM steps WHERE run = ?
+
+-- drop_run --
+DELETE FROM runs WHERE number = ?
+
+-- drop_values --
+DELETE FROM run_values WHERE run = ?
+
+-- drop_history --
+DELETE FROM history WHERE run = ?
+
+-- drop_signals --
+DELETE FROM signals WHERE run = ?
+
+-- knows_signal --
+SELECT 1 FROM signals WHERE run = ? AND signal_id = ?
+
+-- add_signal --
+INSERT INTO signals (run, signal_id, name, payload, at_us, step) VALUES (?,?,?,?,?,?)
+
+-- oldest_signal --
+SELECT number, payload FROM signals WHERE run = ? AND name = ? AND step IS NULL
+ORDER BY number LIMIT 1
+
+-- take_signal --
+UPDATE signals SET step = ? WHERE number = ?
+
+-- give_signal_back --
+UPDATE signals SET step = NULL WHERE run = ? AND step = ?
+
+-- advertise --
+INSERT OR IGNORE INTO holds VALUES (?,?)
+
+-- drop_holds --
+DELETE FROM holds WHERE session = ?
+
+-- holders --
+SELECT session FROM holds WHERE name = ?
 
 -- jobs_of --
 SELECT runs.run_id, steps.key FROM steps JOIN runs ON runs.number = steps.run

@@ -26,7 +26,8 @@ from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.sqlite.connections import ConnectionThread, connect, translated
 from pikku.stores.sqlite.schema import migrate
 from pikku.stores.sqlite.workspace import (
-    LIST_RUNS,
+    NEWEST_RUNS,
+    OLDEST_RUNS,
     QUERIES,
     WHOLE_RUN,
     SqliteWorkspace,
@@ -192,7 +193,8 @@ class SqliteStore:
 
     async def list_runs(self, wanted: RunFilter) -> list[RunRecord]:
         def read(connection: sqlite3.Connection) -> list[RunRecord]:
-            rows = connection.execute(LIST_RUNS, wanted._asdict())
+            query = OLDEST_RUNS if wanted.oldest_first else NEWEST_RUNS
+            rows = connection.execute(query, wanted._asdict())
             return [run_of(row) for row in rows]
 
         return await self._read(read)

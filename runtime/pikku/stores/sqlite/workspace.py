@@ -14,17 +14,23 @@ from pikku._records import (
     Commit,
     CompleteStep,
     CreateRun,
+    DecideStep,
+    DeleteRun,
     Delivery,
+    HandRun,
     HistoryEntry,
     Job,
     LoadedRun,
     Op,
+    PutRun,
     ReleaseRun,
     ReleaseStep,
     ReportProgress,
     RequeueRun,
     ResumeRun,
     RunRecord,
+    SignalRecord,
+    SignalRun,
     StepRecord,
     WatchRun,
     step_values,
@@ -41,7 +47,8 @@ Row = tuple[Any, ...]
 _COLUMNS = (
     "runs.number, run_id, workflow, status, {values}, version, inline, run_attempt, owner, queued,"
     " turn, turned_by, deliveries, tags, started_by, created_us, updated_us, finished_us,"
-    " cancel_us, cancel_kind, cancel_reason, cancel_delivery, suspend_reason"
+    " cancel_us, cancel_kind, cancel_reason, cancel_delivery, suspend_reason, parent, parent_step,"
+    " depth, pinned, forked_from"
 )
 _NO_VALUES = "'', NULL, NULL"
 LEAN_RUN = f"SELECT {_COLUMNS.format(values=_NO_VALUES)} FROM runs"
@@ -49,13 +56,29 @@ WHOLE_RUN = (
     f"SELECT {_COLUMNS.format(values='input, output, error')}"
     " FROM runs JOIN run_values ON run = runs.number"
 )
-LIST_RUNS = f"""{WHOLE_RUN}
+_LIST_RUNS = f"""{WHOLE_RUN}
 WHERE (:workflow IS NULL OR workflow = :workflow)
   AND (:status IS NULL OR status = :status)
   AND (:before_us IS NULL OR created_us < :before_us)
+  AND (:after_us IS NULL OR created_us >= :after_us)
+  AND (:ended_before_us IS NULL OR finished_us < :ended_before_us)
   AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
-ORDER BY runs.number DESC
+  AND (
+    :text IS NULL
+    OR instr(run_id, :text)
+    OR instr(workflow, :text)
+    OR EXISTS (SELECT 1 FROM json_each(tags) WHERE instr(value, :text))
+    OR instr(coalesce(started_by, ''), :text)
+    OR instr(coalesce(error, ''), :text)
+  )
+ORDER BY runs.number {{order}}
 LIMIT :limit"""
+NEWEST_RUNS = _LIST_RUNS.format(order="DESC")
+OLDEST_RUNS = _LIST_RUNS.format(order="ASC")
+
+
+_OF_A_STEP = (CompleteStep, BeginStep, ReleaseStep, ReportProgress, DecideStep)
+_OF_A_RUN = (CancelRun, ResumeRun, ReleaseRun, RequeueRun, SignalRun, DeleteRun, HandRun)
 
 
 class SqliteWorkspace:
@@ -104,12 +127,12 @@ class SqliteWorkspace:
                         self._touched_steps.add((run_id, write.key))
                     else:
                         wanted.append((run_id, write.key))
-            elif isinstance(op, (CreateRun, WatchRun)):
+            elif isinstance(op, (CreateRun, WatchRun, PutRun)):
                 self._load_runs(WHOLE_RUN, [op.run_id])
-            elif isinstance(op, (CompleteStep, BeginStep, ReleaseStep, ReportProgress)):
+            elif isinstance(op, _OF_A_STEP):
                 lean[op.run_id] = None
                 wanted.append((op.run_id, op.key))
-            elif isinstance(op, (CancelRun, ResumeRun, ReleaseRun, RequeueRun)):
+            elif isinstance(op, _OF_A_RUN):
                 lean[op.run_id] = None
         self._touched_runs.update(lean)
         self._load_runs(LEAN_RUN, [run_id for run_id in lean if run_id not in self._runs])
@@ -289,6 +312,32 @@ class SqliteWorkspace:
         self._numbers[run.run_id] = number
         self._loaded_as[run.run_id] = _rare(run)
 
+    def whole_run(self, run_id: str) -> RunRecord | None:
+        self.flush()
+        row = self._execute(f"{WHOLE_RUN} WHERE run_id = ?", (run_id,)).fetchone()
+        return run_of(row) if row else None
+
+    def put_run(self, run: RunRecord) -> None:
+        self.flush()
+        if self._runs.get(run.run_id) is None:
+            self.add_run(run)
+        number = self._numbers[run.run_id]
+        self._execute(QUERIES["save_run"], (*_saved(run), number))
+        self._execute(QUERIES["save_values"], (run.output, run.error, number))
+        self._runs[run.run_id] = run
+        self._loaded_as[run.run_id] = _rare(run)
+
+    def drop_run(self, run_id: str) -> None:
+        self.drop_steps(run_id)
+        number = self._numbers[run_id]
+        for query in ("drop_history", "drop_signals", "drop_values", "drop_run"):
+            self._execute(QUERIES[query], (number,))
+        for query in ("drop_timers", "drop_watchers"):
+            self._execute(QUERIES[query], (run_id,))
+        self._runs[run_id] = None
+        self._numbers.pop(run_id, None)
+        self._loaded_as.pop(run_id, None)
+
     def save_run(self, run: RunRecord) -> None:
         self._touched_runs.add(run.run_id)
         self._dirty_runs[run.run_id] = run
@@ -317,6 +366,38 @@ class SqliteWorkspace:
             key = row[2]
             self._touched_steps.add((run_id, key))
             yield self._steps.get((run_id, key)) or self._lend_step(run_id, row)
+
+    def steps(self, run_id: str) -> Iterable[StepRecord]:
+        self.flush()
+        if self.run(run_id) is None:
+            return []
+        rows = self._execute(QUERIES["load_steps"], (self._numbers[run_id],))
+        return [step_of(row) for row in rows]
+
+    def drop_steps(self, run_id: str) -> None:
+        self.flush()
+        for place in [place for place in self._steps if place[0] == run_id]:
+            self._cache.forget_step(place)
+        self._execute(QUERIES["drop_steps"], (self._numbers[run_id],))
+
+    def knows_signal(self, run_id: str, signal_id: str) -> bool:
+        wanted = (self._numbers[run_id], signal_id)
+        return self._execute(QUERIES["knows_signal"], wanted).fetchone() is not None
+
+    def add_signal(self, run_id: str, signal: SignalRecord) -> None:
+        self._execute(QUERIES["add_signal"], (self._numbers[run_id], *signal))
+
+    def take_signal(self, run_id: str, name: str, key: str) -> str | None:
+        wanted = (self._numbers[run_id], name)
+        row = self._execute(QUERIES["oldest_signal"], wanted).fetchone()
+        if row is None:
+            return None
+        self._execute(QUERIES["take_signal"], (key, row[0]))
+        payload: str = row[1]
+        return payload
+
+    def give_signal_back(self, run_id: str, key: str) -> None:
+        self._execute(QUERIES["give_signal_back"], (self._numbers[run_id], key))
 
     def append_history(self, run_id: str, entry: HistoryEntry) -> None:
         self._execute(QUERIES["append_history"], (self._numbers[run_id], *entry))
@@ -382,6 +463,14 @@ class SqliteWorkspace:
     def drop_session(self, session: str) -> None:
         self._execute(QUERIES["drop_session"], (session,))
         self._execute(QUERIES["empty_inbox"], (session,))
+        self._execute(QUERIES["drop_holds"], (session,))
+
+    def advertise(self, holds: Iterable[str]) -> None:
+        self._execute(QUERIES["drop_holds"], (self.session,))
+        self._executemany(QUERIES["advertise"], [(name, self.session) for name in holds])
+
+    def holders(self, name: str) -> Iterable[str]:
+        return [row[0] for row in self._execute(QUERIES["holders"], (name,)).fetchall()]
 
 
 def run_of(row: Row) -> RunRecord:
@@ -389,6 +478,7 @@ def run_of(row: Row) -> RunRecord:
     run = RunRecord(*row[1:])
     run.inline = bool(run.inline)
     run.queued = bool(run.queued)
+    run.pinned = bool(run.pinned)
     run.tags = () if row[15] == "[]" else tuple(json.loads(row[15]))
     return run
 
@@ -416,6 +506,11 @@ def _added_run(run: RunRecord) -> Row:
         run.started_by,
         run.created_us,
         run.updated_us,
+        run.parent,
+        run.parent_step,
+        run.depth,
+        run.pinned,
+        run.forked_from,
     )
 
 

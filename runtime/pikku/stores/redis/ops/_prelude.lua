@@ -3,21 +3,25 @@
 local tag, session = KEYS[1], ARGV[1]
 local call = redis.call
 local OK, EXISTS, CONFLICT, FENCED, NOT_FOUND, SETTLED, NOT_SUSPENDED, ERROR = 0, 1, 2, 3, 4, 5, 6, 7
+local NOT_FAILED, NOT_ENDED, DECIDED, NOBODY = 8, 9, 10, 11
 local SCHEDULED, RUNNING, FAILED, SUCCEEDED = 1, 2, 3, 4
-local SLEEP, ON_ERROR = 2, 4
+local SLEEP, ON_ERROR, SIGNAL, APPROVAL, SUSPEND, CHILD, LAST_KIND = 2, 4, 5, 6, 7, 8, 9
+local WAITS = { [SLEEP] = true, [SIGNAL] = true, [APPROVAL] = true }
 local HANDLED, CALLED_OFF = 1, 2
-local STEP, CANCEL, RETRY, HANDLE, STOP, ENDED = 0, 1, 2, 3, 4, 5
+local STEP, CANCEL, RETRY, HANDLE, STOP, ENDED, HAND = 0, 1, 2, 3, 4, 5, 6
 local FINAL = { completed = true, failed = true, cancelled = true }
 local RUN_STATUS = { running = 1, suspended = 2, completed = 3, failed = 4, cancelled = 5 }
-local STEP_FORMAT = '<BBBI4I4I4I4I4ddddBc0Bc0I2c0I4c0'
+local STEP_FORMAT = '<BBBI4I4I4I4I4I4ddddBc0Bc0I2c0I4c0'
 
 local function run_key(run) return tag .. ':r:' .. run end
 local function steps_key(run) return tag .. ':s:' .. run end
 local function history_key(run) return tag .. ':h:' .. run end
+local function signals_key(run) return tag .. ':g:' .. run end
 local function queue_key(queue) return tag .. ':q:' .. queue end
 local function own_key(of) return tag .. ':own:' .. of end
 local function inbox_key(of) return tag .. ':in:' .. of end
-local sessions_key, timers_key = tag .. ':sess', tag .. ':tm'
+local function holders_key(name) return tag .. ':wv:' .. name end
+local sessions_key, timers_key, kept_key = tag .. ':sess', tag .. ':tm', tag .. ':ret'
 
 --@clock
 --@corrupt
@@ -92,9 +96,9 @@ local function read_step(raw)
   local s = {}
   local after
   s.status, s.kind, s.flags, s.attempt, s.failures, s.lost, s.position, s.delivery,
-  s.created, s.started, s.finished, s.due, s.worker, s.queue, s.progress, s.static, after =
+  s.after, s.created, s.started, s.finished, s.due, s.worker, s.queue, s.progress, s.static, after =
     struct.unpack(STEP_FORMAT, raw)
-  if s.status > 4 or s.kind > 4 then
+  if s.status > 4 or s.kind > LAST_KIND then
     error('CORRUPT step record')
   end
   s.outcome = string.sub(raw, after)
@@ -103,7 +107,7 @@ end
 
 local function pack_step(s)
   return struct.pack(STEP_FORMAT, s.status, s.kind, s.flags, s.attempt, s.failures, s.lost,
-    s.position, s.delivery, s.created, s.started, s.finished, s.due, #s.worker, s.worker,
+    s.position, s.delivery, s.after, s.created, s.started, s.finished, s.due, #s.worker, s.worker,
     #s.queue, s.queue, #s.progress, s.progress, #s.static, s.static) .. s.outcome
 end
 
@@ -112,6 +116,28 @@ local function load_step(run, step_key)
   return raw and read_step(raw)
 end
 local function save_step(run, step_key, s) call('HSET', steps_key(run), step_key, pack_step(s)) end
+
+-- What was said of a step when it was asked for, and never changes: its target; its job.
+local function target_of(s)
+  local size = struct.unpack('<I2', s.static)
+  return string.sub(s.static, 12, 11 + size)
+end
+local function job_of(s)
+  local target, digest, given, size = struct.unpack('<I2Bi4I4', s.static)
+  local first = 12 + target + digest + math.max(given, 0)
+  return string.sub(s.static, first, first + size - 1)
+end
+
+local function load_steps(run, keys)
+  local found = {}
+  for first = 1, #keys, PART do
+    local last = math.min(first + PART - 1, #keys)
+    for i, raw in ipairs(call('HMGET', steps_key(run), unpack(keys, first, last))) do
+      found[first + i - 1] = raw and read_step(raw)
+    end
+  end
+  return found
+end
 
 local function open_steps(run)
   local found = {}
@@ -129,8 +155,8 @@ end
 local function rank(attempt, status) return attempt * 4 + (status > FAILED and FAILED or status) end
 
 -- History and timers --------------------------------------------------------------------------
-local function append_history(run, kind, step_key, attempt, data)
-  local entry = struct.pack('<dI4BBc0I4c0', now(), attempt, step_key and 1 or 0, #kind, kind,
+local function append_history(run, kind, step_key, attempt, data, at)
+  local entry = struct.pack('<dI4BBc0I4c0', at or now(), attempt, step_key and 1 or 0, #kind, kind,
     #(step_key or ''), step_key or '') .. data
   call('RPUSH', history_key(run), entry)
 end
@@ -141,14 +167,21 @@ local function add_timer(kind, run, step_key, due)
     call('HINCRBY', run_key(run), 'armed', 1)
   end
 end
+local function timer_of(kind) return WAITS[kind] and 's' or 'r' end
+-- A wait that ends before its time needs its timer no longer.
+local function disarm(run, step_key, s)
+  if s.due > 0 and call('ZREM', timers_key, step_entry(timer_of(s.kind), run, step_key)) == 1 then
+    call('HINCRBY', run_key(run), 'armed', -1)
+  end
+end
 local function drop_timers(run)
   local armed = call('HGET', run_key(run), 'armed')
   if not armed or tonumber(armed) <= 0 then
     return
   end
-  local entries = { step_entry('t', run, '') }
+  local entries = { step_entry('t', run, ''), step_entry('b', run, '') }
   for _, found in ipairs(open_steps(run)) do
-    entries[#entries + 1] = step_entry(found[2].kind == SLEEP and 's' or 'r', run, found[1])
+    entries[#entries + 1] = step_entry(timer_of(found[2].kind), run, found[1])
   end
   call_in_parts('ZREM', timers_key, entries)
   call('HSET', run_key(run), 'armed', 0)
@@ -171,17 +204,16 @@ local function index(run, from, to)
   end
 end
 
--- A run whose records cannot be read ends there, kept for inspection.
-local function give_up(run)
-  local f = call('HMGET', run_key(run), 'status', 'number', 'turn')
-  if f[1] and f[2] and not FINAL[f[1]] then
-    if not tonumber(f[3] or '') then
-      call('HSET', run_key(run), 'turn', 0)
-    end
-    index(run, f[1], 'failed')
-    call('HSET', run_key(run), 'status', 'failed', 'error', string.sub(CORRUPT, 2), 'finished_us',
-      now(), 'owner', '', 'queued', 0)
+local function load_run(run, ...)
+  local found = call('HMGET', run_key(run), ...)
+  if not found[1] then
+    return nil
   end
+  local fields = {}
+  for i, name in ipairs({ ... }) do
+    fields[name] = found[i]
+  end
+  return fields
 end
 
 -- A word for the run's owner, or a queue entry so that somebody becomes it: exactly one of them.
@@ -231,13 +263,72 @@ local function conclude(run, run_status, step_key, s, status)
   save_step(run, step_key, s)
 end
 
+-- The step of the parent that waits for a run has its outcome.
+local function give_to_parent(run, parent, step_key, status, output, error_text)
+  local f = load_run(parent, 'status')
+  local s = f and load_step(parent, step_key)
+  if not s or s.status >= FAILED or job_of(s) ~= '=' .. run then
+    return
+  end
+  if status == 'completed' then
+    s.outcome = output ~= '' and 'r' .. output or ''
+    conclude(parent, f.status, step_key, s, SUCCEEDED)
+  else
+    s.outcome = error_text ~= '' and 'e' .. error_text or ''
+    s.failures = s.failures + 1
+    conclude(parent, f.status, step_key, s, FAILED)
+  end
+end
+
+-- A run whose records cannot be read ends there, kept for inspection.
+local tell_parent
+local function give_up(run)
+  local f = call('HMGET', run_key(run), 'status', 'number', 'turn', 'parent', 'parent_step')
+  if f[1] and f[2] and not FINAL[f[1]] then
+    if not tonumber(f[3] or '') then
+      call('HSET', run_key(run), 'turn', 0)
+    end
+    index(run, f[1], 'failed')
+    call('HSET', run_key(run), 'status', 'failed', 'error', string.sub(CORRUPT, 2), 'finished_us',
+      now(), 'owner', '', 'queued', 0)
+    tell_parent(run, f[4], f[5], 'failed', '', string.sub(CORRUPT, 2))
+  end
+end
+
+-- A run that ends does so whatever its parent looks like.
+tell_parent = function(run, parent, ...)
+  if parent and parent ~= '' and not guarded('run ' .. parent, give_to_parent, run, parent, ...) then
+    guarded('run ' .. parent, give_up, parent)
+  end
+end
+
+-- Unwinding -----------------------------------------------------------------------------------
+local request_cancel
+
+local function quoted(text) return '"' .. string.gsub(text, '["\\]', '\\%0') .. '"' end
+
+local function cancel_child(run, s)
+  local child = string.sub(job_of(s), 2)
+  local f = child ~= '' and load_run(child, 'status', 'cancel_us', 'away')
+  if f and not FINAL[f.status] and not f.cancel_us then
+    local reason = 'run ' .. run .. ' waits for it no longer'
+    request_cancel(child, f, 'cancel', reason,
+      '={"kind": "cancel", "reason": ' .. quoted(reason) .. '}')
+  end
+end
+
+-- No job of the run is granted any more, those who execute one are told, and its children unwind.
+-- Only a run that is marked `away` has any.
 local function withdraw(run)
   for _, found in ipairs(open_steps(run)) do
     local step_key, s = found[1], found[2]
+    if s.kind == CHILD then
+      guarded('run ' .. run, cancel_child, run, s)
+    end
+    if s.worker ~= '' and (s.queue ~= '' or s.flags >= CALLED_OFF) then
+      post(s.worker, run, STOP, 0, 0, s.attempt, step_key, '')
+    end
     if s.queue ~= '' then
-      if s.worker ~= '' then
-        post(s.worker, run, STOP, 0, 0, s.attempt, step_key, '')
-      end
       if s.status == SCHEDULED then
         if s.worker ~= '' then
           disown_job(s.worker, run, step_key)
@@ -250,7 +341,8 @@ local function withdraw(run)
   end
 end
 
-local function request_cancel(run, f, kind, reason, data)
+-- f: status, away
+request_cancel = function(run, f, kind, reason, data)
   local number = call('HINCRBY', run_key(run), 'deliveries', 1)
   call('HSET', run_key(run), 'cancel_us', now(), 'cancel_kind', kind, 'cancel_reason', reason,
     'cancel_delivery', number, 'updated_us', now())
@@ -260,22 +352,119 @@ local function request_cancel(run, f, kind, reason, data)
     call('HSET', run_key(run), 'status', 'running', 'suspend_reason', '')
     index(run, 'suspended', 'running')
   end
-  if f.inline ~= '1' then
+  if f.away == '1' then
     withdraw(run)
   end
   wake(run, CANCEL, 0, number, 1, kind, 'e=' .. reason)
 end
 
-local function load_run(run, ...)
-  local found = call('HMGET', run_key(run), ...)
+-- Whether nobody waits for a step any more: it was asked for before the run was asked to unwind.
+local function is_past(f, s)
+  return f.cancel_delivery and s.after < tonumber(f.cancel_delivery)
+end
+
+-- Signals -------------------------------------------------------------------------------------
+-- One hash a run. After a letter: i, an id that is known; p, a number and a name, a payload that
+-- waits; c, a name, the lowest and the next number in its line, then what was given back of those
+-- before, lowest first; t, a step, the numbers, names and payloads that it took; o, a name, the
+-- steps that wait for it by position.
+local NO_LINE = struct.pack('<I4I4', 1, 1)
+local function payload_field(number, name) return 'p' .. struct.pack('<I4', number) .. name end
+local function taken(number, name, payload)
+  return struct.pack('<I4I2c0I4c0', number, #name, name, #payload, payload)
+end
+
+-- The payload of the oldest signal of this name that waits, which the step takes.
+local function take_signal(run, name, step_key)
+  local key = signals_key(run)
+  local found = call('HMGET', key, 'c' .. name, 't' .. step_key)
   if not found[1] then
     return nil
   end
-  local fields = {}
-  for i, name in ipairs({ ... }) do
-    fields[name] = found[i]
+  local first, following = struct.unpack('<I4I4', found[1])
+  local back = string.sub(found[1], 9)
+  local number, payload
+  if back ~= '' then
+    number = struct.unpack('<I4', back)
+    back = string.sub(back, 5)
+    payload = call('HGET', key, payload_field(number, name))
+  else
+    while not payload and first < following do
+      number, first = first, first + 1
+      payload = call('HGET', key, payload_field(number, name))
+    end
   end
-  return fields
+  if not number then
+    return nil
+  end
+  local line = struct.pack('<I4I4', first, following) .. back
+  if not payload then
+    call('HSET', key, 'c' .. name, line)
+    return nil
+  end
+  call('HDEL', key, payload_field(number, name))
+  call('HSET', key, 'c' .. name, line, 't' .. step_key,
+    (found[2] or '') .. taken(number, name, payload))
+  return payload
+end
+
+-- What the step took waits again, in its old place.
+local function give_signal_back(run, step_key)
+  local key = signals_key(run)
+  local all = call('HGET', key, 't' .. step_key) or ''
+  local at = 1
+  while at <= #all do
+    local number, name, payload
+    number, name, payload, at = struct.unpack('<I4I2c0I4c0', all, at)
+    local line = call('HGET', key, 'c' .. name)
+    local first = struct.unpack('<I4', line)
+    if number < first then
+      local place = 9
+      while place < #line and struct.unpack('<I4', line, place) < number do
+        place = place + 4
+      end
+      line = string.sub(line, 1, place - 1) .. struct.pack('<I4', number) .. string.sub(line, place)
+    end
+    call('HSET', key, 'c' .. name, line, payload_field(number, name), payload)
+  end
+  call('HDEL', key, 't' .. step_key)
+end
+
+local function read_waiters(line)
+  local found, at = {}, 1
+  while at <= #line do
+    local each = {}
+    each[1], each[2], at = struct.unpack('<I4I2c0', line, at)
+    found[#found + 1] = each
+  end
+  return found
+end
+local function pack_waiters(waiters)
+  local parts = {}
+  for i, each in ipairs(waiters) do
+    parts[i] = struct.pack('<I4I2c0', each[1], #each[2], each[2])
+  end
+  return table.concat(parts)
+end
+
+-- The step waits for its signal, or does so no longer.
+local function wait_for_signal(run, step_key, s, waits)
+  local field = 'o' .. target_of(s)
+  local waiters = {}
+  for _, each in ipairs(read_waiters(call('HGET', signals_key(run), field) or '')) do
+    if each[2] ~= step_key then
+      waiters[#waiters + 1] = each
+    end
+  end
+  if waits then
+    waiters[#waiters + 1] = { s.position, step_key }
+    table.sort(waiters, function(one, other) return one[1] < other[1] end)
+  end
+  if #waiters > 0 then
+    call('HSET', signals_key(run), field, pack_waiters(waiters))
+  else
+    call('HDEL', signals_key(run), field)
+  end
 end
 
 local ops = {}

@@ -1,6 +1,6 @@
 -- cancel_run: the request to unwind, recorded once. run, kind, reason, data
 ops.cancel_run = function(a)
-  local f = load_run(a[1], 'status', 'inline', 'cancel_us')
+  local f = load_run(a[1], 'status', 'away', 'cancel_us')
   if not f then
     return NOT_FOUND
   end

@@ -2,8 +2,9 @@
 -- run, turn, base (-1: none), length of what is whole, [key, record]*, how many of them are
 -- delivered, writes, [key, head, queue, static, outcome]*, entries,
 -- [kind, step ('' or '='..), attempt, data]*, settle status (''), output, error, reason ('' or
--- '='..), reason as data, withdraw, retention (us, 0: for ever), cancel ('' or '='..), cancel data
-local WRITE_FORMAT = '<BBBI4I4I4I4Bdd'
+-- '='..), reason as data, withdraw, retention (us, 0: for ever), cancel ('' or '='..), cancel data;
+-- where there are any: children, [arguments of create_run]*, steps that are called off, [key]*
+local WRITE_FORMAT = '<BBBI4I4I4I4I4Bdd'
 
 local function settle(run, f, status, output, error_text, reason, data, withdrawn, retention)
   disown_run(session, run)
@@ -22,11 +23,11 @@ local function settle(run, f, status, output, error_text, reason, data, withdraw
   drop_timers(run)
   call('HSET', run_key(run), 'owner', '', 'status', status, 'output', output, 'error', error_text,
     'finished_us', now())
-  if withdrawn == '1' then
+  if withdrawn == '1' and f.away == '1' then
     withdraw(run)
   end
   if retention > 0 then
-    call('ZADD', tag .. ':ret', now() + retention, run)
+    call('ZADD', kept_key, now() + retention, run)
   end
   if f.watchers and f.watchers ~= '' then
     local outcome = output ~= '' and 'r' .. output or error_text ~= '' and 'e' .. error_text or ''
@@ -37,6 +38,42 @@ local function settle(run, f, status, output, error_text, reason, data, withdraw
     end
     call('HDEL', run_key(run), 'watchers')
   end
+  tell_parent(run, f.parent, f.parent_step, status, output, error_text)
+end
+
+-- The children among the arguments that are not there yet, each with its arguments.
+local function new_children(a, at, count)
+  local found, seen = {}, {}
+  for i = 0, count - 1 do
+    local child = {}
+    for k = 1, CREATE_ARGUMENTS do
+      child[k] = a[at + i * CREATE_ARGUMENTS + k - 1]
+    end
+    if not seen[child[1]] and call('HLEN', run_key(child[1])) == 0 then
+      found[#found + 1] = child
+    end
+    seen[child[1]] = true
+  end
+  return found
+end
+
+-- Ends what the function has given up; the steps that changed, with whether they were open.
+local function call_off(keys, olds, made, saved)
+  local ended = {}
+  for i, step_key in ipairs(keys) do
+    local s = made[step_key] or olds[i]
+    local outcome = s and string.sub(s.outcome, 1, 1)
+    if s and outcome ~= 'g' and (s.status < FAILED or (s.kind == SIGNAL and outcome == 'r')) then
+      ended[#ended + 1] = { step_key, s, s.status < FAILED }
+      if s.status < FAILED then
+        s.status, s.finished = FAILED, now()
+      end
+      s.outcome = 'g' .. (outcome == 'r' and string.sub(s.outcome, 2) or '')
+      made[step_key] = s
+      saved[#saved + 1] = step_key
+    end
+  end
+  return ended
 end
 
 ops.commit = function(a)
@@ -75,32 +112,45 @@ ops.commit = function(a)
       end
     end
   end
-  local olds = {}
+  local olds, waits = {}, false
   if writes > 0 then
     local keys = {}
     for i = 1, writes do
       keys[i] = a[writes_at + 5 * i - 4]
+      waits = waits or string.byte(a[writes_at + 5 * i - 3], 2) == SIGNAL
     end
-    for first = 1, writes, PART do
-      local part = call('HMGET', steps_key(run), unpack(keys, first, math.min(first + PART - 1, writes)))
-      for i, raw in ipairs(part) do
-        olds[first + i - 1] = raw and read_step(raw)
-      end
+    olds = load_steps(run, keys)
+  end
+  local children, off, off_olds = {}, {}, {}
+  local count = tonumber(a[rest + 10])
+  if count then
+    children = new_children(a, rest + 11, count)
+    local off_at = rest + 11 + count * CREATE_ARGUMENTS
+    for i = 1, tonumber(a[off_at]) do
+      off[i] = a[off_at + i]
     end
+    off_olds = load_steps(run, off)
+    waits = waits or #off > 0
   end
   local fields
   if status ~= '' or a[rest + 8] ~= '' then
-    fields = load_run(run, 'status', 'inline', 'watchers', 'cancel_us')
+    fields = load_run(run, 'status', 'watchers', 'cancel_us', 'away', 'parent', 'parent_step')
+  end
+  if waits then
+    call('HLEN', signals_key(run))
   end
   if entries > 0 then
     call('LLEN', history_key(run))
   end
   -- Everything is checked: from here on only writes.
-  local saved, armed, made = {}, {}, {}
+  for _, child in ipairs(children) do
+    create(child)
+  end
+  local saved, armed, made, away = {}, {}, {}, false
   for i = 1, writes do
     local at = writes_at + 5 * i - 4
     local step_key = a[at]
-    local st, kind, flags, attempt, failures, lost, position, deliver, wait, till =
+    local st, kind, flags, attempt, failures, lost, position, after_number, deliver, wait, till =
       struct.unpack(WRITE_FORMAT, a[at + 1])
     local queue, static, outcome = a[at + 2], a[at + 3], a[at + 4]
     local due = till > 0 and till or (wait >= 0 and now() + wait or 0)
@@ -111,7 +161,7 @@ ops.commit = function(a)
       local begun = st >= RUNNING
       s = {
         status = st, kind = kind, flags = flags, attempt = attempt, failures = failures,
-        lost = lost, position = position, delivery = 0, created = now(),
+        lost = lost, position = position, delivery = 0, after = after_number, created = now(),
         started = begun and now() or 0, finished = st >= FAILED and now() or 0, due = due,
         worker = begun and session or '', queue = queue, progress = '', static = static,
         outcome = outcome,
@@ -155,15 +205,23 @@ ops.commit = function(a)
     if changed then
       made[step_key] = s
       saved[#saved + 1] = step_key
+      away = away or queue ~= '' or (kind == CHILD and st < FAILED)
       if st == SCHEDULED and s.status == SCHEDULED then
-        if due > 0 then
-          armed[#armed + 1] = { kind == SLEEP and 's' or 'r', step_key, due }
+        local payload = kind == SIGNAL and take_signal(run, target_of(s), step_key)
+        if payload then
+          deliveries = deliveries + 1
+          s.status, s.finished, s.delivery, s.outcome = SUCCEEDED, now(), deliveries, 'r' .. payload
+          post(session, run, STEP, SUCCEEDED, deliveries, attempt, step_key, s.outcome)
+        elseif due > 0 then
+          armed[#armed + 1] = { timer_of(kind), step_key, due }
         elseif queue ~= '' then
           push_job(queue, run, step_key, attempt)
         end
       end
     end
   end
+  local ended = call_off(off, off_olds, made, saved)
+  local waiting = {}
   if #saved > 0 or whole > 0 then
     local arguments = {}
     for i = 5, 4 + whole do
@@ -174,19 +232,44 @@ ops.commit = function(a)
       if s then
         arguments[#arguments + 1] = step_key
         arguments[#arguments + 1] = pack_step(s)
+        if s.kind == SIGNAL and s.status < FAILED then
+          waiting[#waiting + 1] = { step_key, s }
+        end
         made[step_key] = nil
       end
     end
     call_in_parts('HSET', steps_key(run), arguments)
   end
-  if f[3] == session then
-    call('HSET', run_key(run), 'turn', turn, 'deliveries', deliveries, 'updated_us', now())
-  else
-    call('HSET', run_key(run), 'turn', turn, 'deliveries', deliveries, 'updated_us', now(),
-      'turned_by', session)
+  local counted = { 'turn', turn, 'deliveries', deliveries, 'updated_us', now() }
+  if f[3] ~= session then
+    counted[7], counted[8] = 'turned_by', session
   end
+  if away then
+    counted[#counted + 1] = 'away'
+    counted[#counted + 1] = 1
+    if fields then
+      fields.away = '1'
+    end
+  end
+  call('HSET', run_key(run), unpack(counted))
   for _, timer in ipairs(armed) do
     add_timer(timer[1], run, timer[2], timer[3])
+  end
+  for _, each in ipairs(waiting) do
+    wait_for_signal(run, each[1], each[2], true)
+  end
+  for _, each in ipairs(ended) do
+    local step_key, s, open = each[1], each[2], each[3]
+    if not open then
+      give_signal_back(run, step_key)
+    else
+      disarm(run, step_key, s)
+      if s.kind == SIGNAL then
+        wait_for_signal(run, step_key, s, false)
+      elseif s.kind == CHILD then
+        guarded('run ' .. run, cancel_child, run, s)
+      end
+    end
   end
   for i = 0, entries - 1 do
     local at = entries_at + 1 + i * 4

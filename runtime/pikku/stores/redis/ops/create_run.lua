@@ -1,22 +1,36 @@
--- create_run: a new run, owned by the session or queued; or the one that was there.
--- run, workflow, input, version, inline, claim, tags, started_by ('' or '='..), timeout_us ('')
-ops.create_run = function(a)
-  local run = a[1]
-  local there = call('HGETALL', run_key(run))
-  if #there > 0 then
-    return { EXISTS, there }
-  end
-  local claimed = a[6] == '1' and call('ZSCORE', sessions_key, session)
+-- create_run: a new run, owned by the session, queued, or put off; or the one that was there.
+-- run, workflow, input, version, inline, claim, tags, started_by ('' or '='..), timeout_us (''),
+-- parent (''), parent_step, depth, pinned, delay_us ('')
+local CREATE_ARGUMENTS = 14
+
+-- Makes a run that is not there.
+local function create(a)
+  local run, delayed = a[1], a[14] ~= ''
+  local claimed = a[6] == '1' and not delayed and call('ZSCORE', sessions_key, session)
+  local queued = not claimed and not delayed
   local number = call('INCR', tag .. ':runs')
   local fields = {
     'workflow', a[2], 'status', 'running', 'input', a[3], 'version', a[4], 'inline', a[5],
-    'run_attempt', 1, 'owner', claimed and session or '', 'queued', claimed and 0 or 1, 'turn', 0,
+    'run_attempt', 1, 'owner', claimed and session or '', 'queued', queued and 1 or 0, 'turn', 0,
     'turned_by', '', 'deliveries', 0, 'tags', a[7], 'number', number, 'created_us', now(),
     'updated_us', now(),
   }
+  local function add(name, value)
+    fields[#fields + 1] = name
+    fields[#fields + 1] = value
+  end
   if a[8] ~= '' then
-    fields[#fields + 1] = 'started_by'
-    fields[#fields + 1] = string.sub(a[8], 2)
+    add('started_by', string.sub(a[8], 2))
+  end
+  if a[10] ~= '' then
+    add('parent', a[10])
+    add('parent_step', a[11])
+  end
+  if a[12] ~= '0' then
+    add('depth', a[12])
+  end
+  if a[13] == '1' then
+    add('pinned', 1)
   end
   call('HSET', run_key(run), unpack(fields))
   local member = index_members(run, number)
@@ -27,11 +41,24 @@ ops.create_run = function(a)
   end
   if claimed then
     call('HSET', own_key(session), 'r' .. run, 0)
-  else
+  elseif queued then
     push_run(run, a[5])
   end
-  if a[9] ~= '' then
-    add_timer('t', run, '', now() + tonumber(a[9]))
+  local begins = now()
+  if delayed then
+    begins = begins + tonumber(a[14])
+    add_timer('b', run, '', begins)
   end
-  return { OK, call('HGETALL', run_key(run)) }
+  if a[9] ~= '' then
+    add_timer('t', run, '', begins + tonumber(a[9]))
+  end
+end
+
+ops.create_run = function(a)
+  local there = call('HGETALL', run_key(a[1]))
+  if #there > 0 then
+    return { EXISTS, there }
+  end
+  create(a)
+  return { OK, call('HGETALL', run_key(a[1])) }
 end

@@ -1,8 +1,9 @@
--- fire_timers: due sleeps end, due attempts are queued or announced, due timeouts unwind. limit
+-- fire_timers: due waits end, due attempts are queued or announced, what was put off starts, due
+-- timeouts unwind. limit
 local function fire(entry)
   local kind = string.sub(entry, 1, 1)
   local run, step_key = of_entry(entry)
-  local f = load_run(run, 'status', 'inline', 'cancel_us')
+  local f = load_run(run, 'status', 'away', 'cancel_us')
   if not f then
     return
   end
@@ -17,11 +18,18 @@ local function fire(entry)
     end
     return
   end
+  if kind == 'b' then
+    wake(run, RETRY, 0, 0, 1, '', '')
+    return
+  end
   local s = load_step(run, step_key)
   if not s or s.status ~= SCHEDULED then
     return
   end
   if kind == 's' then
+    if s.kind == SIGNAL then
+      wait_for_signal(run, step_key, s, false)
+    end
     conclude(run, f.status, step_key, s, SUCCEEDED)
   elseif s.flags >= CALLED_OFF then
     return
@@ -36,8 +44,10 @@ ops.fire_timers = function(a)
   asked_for_timers = true
   local due = call('ZRANGEBYSCORE', timers_key, '-inf', now(), 'LIMIT', 0, a[1])
   for _, entry in ipairs(due) do
-    call('ZREM', timers_key, entry)
-    guarded('timer', fire, entry)
+    -- A timer before it may have ended what this one is for.
+    if call('ZREM', timers_key, entry) == 1 then
+      guarded('timer', fire, entry)
+    end
   end
   return OK
 end

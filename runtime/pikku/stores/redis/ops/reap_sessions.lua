@@ -30,21 +30,10 @@ local function take_run(of, run)
   end
 end
 
-local function forget_run(run)
-  local f = load_run(run, 'status', 'tags', 'number')
-  if f and FINAL[f.status] then
-    index(run, f.status, nil)
-    for each in string.gmatch(f.tags, '[^%z]+') do
-      call('ZREM', tag .. ':tag:' .. each, index_members(run, f.number))
-    end
-    call('UNLINK', run_key(run), steps_key(run), history_key(run))
-  end
-end
-
 local function forget_old()
-  local old = call('ZRANGEBYSCORE', tag .. ':ret', '-inf', now(), 'LIMIT', 0, 50)
+  local old = call('ZRANGEBYSCORE', kept_key, '-inf', now(), 'LIMIT', 0, 50)
   for _, run in ipairs(old) do
-    call('ZREM', tag .. ':ret', run)
+    call('ZREM', kept_key, run)
     guarded('run ' .. run, forget_run, run)
   end
 end
@@ -70,6 +59,7 @@ ops.reap_sessions = function(a)
     if left <= 0 then
       break
     end
+    drop_holds(of)
     call('DEL', own_key(of), inbox_key(of), tag .. ':m:in:' .. of)
     call('ZREM', sessions_key, of)
   end

@@ -30,10 +30,16 @@ ops.requeue_run = function(a)
       if s.status == RUNNING then
         put_back(run, step_key, s, 0, s.attempt + 1)
       elseif ended then -- it waits for nothing any more
+      elseif s.kind == CHILD then
+        local child = string.sub(job_of(s), 2)
+        local c = load_run(child, 'status', 'parent', 'parent_step', 'output', 'error')
+        if c and FINAL[c.status] then
+          tell_parent(child, c.parent, c.parent_step, c.status, c.output or '', c.error or '')
+        end
       elseif s.due > now() then
-        add_timer(s.kind == SLEEP and 's' or 'r', run, step_key, s.due)
-      elseif s.kind == SLEEP then
-        add_timer('s', run, step_key, now())
+        add_timer(timer_of(s.kind), run, step_key, s.due)
+      elseif s.kind == SLEEP or (WAITS[s.kind] and s.due > 0) then
+        add_timer('s', run, step_key, s.due > 0 and s.due or now())
       elseif away then
         put_back(run, step_key, s, 0, s.attempt)
       end

@@ -12,5 +12,12 @@ ops.resume_run = function(a)
   index(a[1], 'suspended', 'running')
   append_history(a[1], 'resume', nil, 0, '')
   push_run(a[1], f.inline)
+  local open = open_steps(a[1])
+  table.sort(open, function(one, other) return one[2].position < other[2].position end)
+  for _, found in ipairs(open) do
+    if found[2].kind == SUSPEND then
+      conclude(a[1], 'running', found[1], found[2], SUCCEEDED)
+    end
+  end
   return OK
 end

@@ -1,0 +1,412 @@
+"""What is done to runs from outside: signals, decisions, resume, retry, fork, export, delete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from pikku._answers import AnswerTerms, Verdict, type_at
+from pikku._clock import as_datetime
+from pikku._codec import Codec, codec_for
+from pikku._exported import ExportedRun, as_put, exported, imported
+from pikku._functions import NO_INPUT
+from pikku._ids import check_run_id, new_run_id
+from pikku._payloads import check_size
+from pikku._records import (
+    ENDED_STEP,
+    FINAL_STATUSES,
+    DecideStep,
+    DeleteRun,
+    LoadedRun,
+    RunFilter,
+    RunRecord,
+    SignalRun,
+    StepRecord,
+)
+from pikku._repair import forked, retried, step_of
+from pikku.errors import (
+    AlreadyDecidedError,
+    ApproverError,
+    DeclarationError,
+    NoSuchStepError,
+    RunConflictError,
+    RunNotFoundError,
+    RunStateError,
+    StoreUnavailableError,
+)
+
+if TYPE_CHECKING:
+    from pikku._app import OpenApp
+
+PAGE = 200
+TRIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalRequest:
+    """An approval that waits for its answer.
+
+    Attributes:
+        step: the step's key, by which it is answered.
+        schema: the type of the answer's data, as `module:qualname`; None where it takes none.
+    """
+
+    step: str
+    reason: str
+    approvers: str
+    scope: str
+    schema: str | None
+    asked_at: datetime
+    expires_at: datetime | None
+
+
+class Control:
+    """The open app's side of everything that a handle does to its run."""
+
+    def __init__(self, opened: OpenApp) -> None:
+        self._opened = opened
+        self._engine = opened.engine
+        self._registry = opened.registry
+        self._store = opened.engine.store
+
+    # --- words for a run ------------------------------------------------------------------------
+
+    async def signal(self, run_id: str, name: str, payload: Any, signal_id: str | None) -> None:
+        """Send a signal to the run.
+
+        Raises:
+            UnknownSignalError: no such signal is declared.
+            InvalidInputError: the payload does not fit it.
+            RunNotFoundError: there is no such run.
+            RunStateError: the run has ended.
+        """
+        codec: Codec = self._registry.signal(name).payload
+        where = f"signal {name!r}"
+        text = codec.admit(payload, where)
+        check_size(text, self._engine.options.max_payload_bytes, f"the payload of {where}")
+        signal_id = new_run_id() if signal_id is None else check_run_id(signal_id)
+        result = await self._engine.request(SignalRun(run_id, signal_id, name, text))
+        await self._check_found(run_id, result.code)
+        if result.code == "settled":
+            await self._refuse_ended(run_id, f"receives no signal {name!r} any more")
+
+    async def approvals(self, run_id: str) -> list[ApprovalRequest]:
+        """The approvals of the run that wait for an answer.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        loaded = await self.load(run_id)
+        if loaded.run.status in FINAL_STATUSES:
+            return []
+        return [_request(step) for step in loaded.steps if _is_open_approval(loaded.run, step)]
+
+    async def decide(
+        self,
+        run_id: str,
+        key: str,
+        outcome: Literal["approved", "rejected"],
+        data: Any,
+        by: str | None,
+        note: str,
+        scopes: Collection[str],
+    ) -> None:
+        """Answer an approval.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            NoSuchStepError: it has no such approval.
+            AlreadyDecidedError: it was answered, or has expired.
+            ApproverError: whoever answers may not.
+            InvalidInputError: the data does not fit the approval's schema.
+            RunStateError: the run has ended, or is unwinding.
+        """
+        loaded = await self.load(run_id)
+        run = loaded.run
+        step = _approval(loaded, key)
+        if step.status in ENDED_STEP:
+            raise _decided(run, step)
+        if not _is_open_approval(run, step) or run.status in FINAL_STATUSES:
+            await self._refuse_ended(run_id, f"takes no answer to {key!r} any more")
+        terms = AnswerTerms.from_json(step.job or "{}")
+        _check_approver(run, key, terms, by, scopes)
+        said = Verdict(
+            outcome,
+            _data(key, terms, outcome, data),
+            by,
+            self._engine.clock.now_us(),
+            note,
+        )
+        text = said.to_json()
+        check_size(text, self._engine.options.max_payload_bytes, f"the answer to {key!r}")
+        result = await self._engine.request(DecideStep(run_id, key, text))
+        await self._check_found(run_id, result.code)
+        if result.code == "decided":
+            raise _decided(run, _approval(await self.load(run_id), key))
+        if result.code == "settled":
+            await self._refuse_ended(run_id, f"takes no answer to {key!r} any more")
+
+    # --- repair ---------------------------------------------------------------------------------
+
+    async def retry(self, run_id: str, from_step: str | None) -> None:
+        """Have a failed run go on from the step that failed.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            RunStateError: it has not failed, or *from_step* has not.
+            NoSuchStepError: it has no step *from_step*.
+        """
+        for _ in range(TRIES):
+            loaded = await self.load(run_id)
+            op = retried(
+                loaded,
+                from_step,
+                now_us=self._engine.clock.now_us(),
+                timeout_us=self._timeout_us(loaded.run),
+            )
+            result = await self._engine.request(op)
+            await self._check_found(run_id, result.code)
+            if result.code == "ok":
+                self._engine.results.forget(run_id)
+                return
+        raise StoreUnavailableError(
+            f"run {run_id} is written to by others all the while", hint="try again"
+        )
+
+    async def fork(self, run_id: str, key: str, input: Any, new_id: str | None) -> str:
+        """A new run that begins where the step *key* was asked for; its id.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            NoSuchStepError: it has no such step.
+            RunStateError: the step was asked for while the run unwound, or takes no input.
+            InvalidInputError: *input* does not fit what the step calls.
+            RunIdError: *new_id* cannot be one.
+            RunConflictError: there is a run of that id.
+        """
+        made = new_run_id() if new_id is None else check_run_id(new_id)
+        loaded = await self.load(run_id)
+        op = forked(
+            loaded,
+            key,
+            None if input is NO_INPUT else self._step_input(loaded, key, input),
+            run_id=made,
+            inline=not self._engine.remote,
+            now_us=self._engine.clock.now_us(),
+            timeout_us=self._timeout_us(loaded.run),
+        )
+        result = await self._engine.request(op)
+        if result.code == "exists" and result.run is not None:
+            there = result.run
+            if there.forked_from != run_id or there.workflow != loaded.run.workflow:
+                raise RunConflictError(f"run {made!r} exists and is no fork of run {run_id}")
+        return made
+
+    def _step_input(self, loaded: LoadedRun, key: str, input: Any) -> str:
+        step = step_of(loaded.run, loaded.steps, key)
+        where = f"step {key!r}"
+        if step.kind == "child":
+            codec = self._registry.workflow(step.target).workflow.declaration.input
+        elif step.kind == "rpc":
+            codec = self._registry.function(step.target).declaration.input
+        else:
+            raise RunStateError(
+                f"step {key!r} of run {loaded.run.run_id} takes no input",
+                hint="replace the input of a step that calls a function or a workflow",
+            )
+        text = codec.admit(input, where)
+        check_size(text, self._engine.options.max_payload_bytes, f"the input of {where}")
+        return text
+
+    def _timeout_us(self, run: RunRecord) -> int | None:
+        wired = self._registry.workflows.get(run.workflow)
+        return None if wired is None else wired.workflow.timeout_us
+
+    async def delete(self, run_id: str) -> None:
+        """Remove a run that has ended, with everything that is recorded of it.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+            RunStateError: it has not ended.
+        """
+        result = await self._engine.request(DeleteRun(run_id))
+        await self._check_found(run_id, result.code)
+        if result.code == "not_ended":
+            raise RunStateError(
+                f"run {run_id} has not ended and cannot be deleted", hint="cancel it first"
+            )
+        self._engine.results.forget(run_id)
+
+    async def export(self, run_id: str) -> ExportedRun:
+        """The run with its history as plain JSON data.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        loaded = await self.load(run_id)
+        return exported(loaded, await self._store.load_history(run_id))
+
+    async def import_run(self, data: object) -> RunRecord:
+        """Write an exported run to this store.
+
+        Raises:
+            HistoryFormatError: *data* is no exported run.
+            RunConflictError: there is a run of that id.
+        """
+        loaded, history = imported(data)
+        result = await self._engine.request(as_put(loaded, history))
+        if result.code == "exists":
+            raise RunConflictError(f"run {loaded.run.run_id!r} exists already")
+        return loaded.run
+
+    # --- many runs ------------------------------------------------------------------------------
+
+    async def every(self, wanted: RunFilter) -> AsyncGenerator[RunRecord, None]:
+        """All runs that fit, page by page, those that come meanwhile left out."""
+        seen: set[str] = set()
+        before, limit = wanted.before_us, PAGE
+        while True:
+            page = await self._store.list_runs(wanted._replace(before_us=before, limit=limit))
+            new = [run for run in page if run.run_id not in seen]
+            for run in new:
+                seen.add(run.run_id)
+                yield run
+            if len(page) < limit:
+                return
+            if not new:
+                limit *= 2
+            before = page[-1].created_us + 1
+
+    async def cancel_all(self, wanted: RunFilter, reason: str) -> int:
+        """Cancel every run that fits and has not ended; how many."""
+        runs = [run.run_id async for run in self.every(wanted) if run.finished_us is None]
+        await _each(runs, lambda run_id: self._engine.cancel(run_id, reason))
+        return len(runs)
+
+    async def retry_all(self, wanted: RunFilter) -> int:
+        """Retry every failed run that fits; how many."""
+        failed = wanted._replace(status="failed")
+        runs = [run.run_id async for run in self.every(failed)]
+        await _each(runs, lambda run_id: self.retry(run_id, None))
+        return len(runs)
+
+    async def delete_all(self, wanted: RunFilter) -> int:
+        """Delete every run that fits and has ended; how many."""
+        runs = [run.run_id async for run in self.every(wanted) if run.finished_us is not None]
+        await _each(runs, self.delete)
+        return len(runs)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    async def load(self, run_id: str) -> LoadedRun:
+        """The run with its steps.
+
+        Raises:
+            RunNotFoundError: there is none.
+        """
+        loaded = await self._store.load_steps(run_id)
+        if loaded is None:
+            raise RunNotFoundError(run_id, store=self._store.address)
+        return loaded
+
+    async def _check_found(self, run_id: str, code: str) -> None:
+        if code == "not_found":
+            raise RunNotFoundError(run_id, store=self._store.address)
+
+    async def _refuse_ended(self, run_id: str, what: str) -> None:
+        run = (await self.load(run_id)).run
+        state = run.status if run.status in FINAL_STATUSES else "being cancelled"
+        raise RunStateError(f"run {run_id} is {state} and {what}", hint="")
+
+
+async def _each(run_ids: Sequence[str], do: Any) -> None:
+    """One call for each, many at once: they share the batches to the store. Runs that are gone, or
+    in another state by now, are left out."""
+    for start in range(0, len(run_ids), PAGE):
+        part = run_ids[start : start + PAGE]
+        ends = await asyncio.gather(*(do(run_id) for run_id in part), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException) and not isinstance(
+                end, (RunNotFoundError, RunStateError)
+            ):
+                raise end
+
+
+def _is_open_approval(run: RunRecord, step: StepRecord) -> bool:
+    past = run.cancel_delivery is not None and step.after < run.cancel_delivery
+    return step.kind == "approval" and step.status not in ENDED_STEP and not past
+
+
+def _approval(loaded: LoadedRun, key: str) -> StepRecord:
+    approvals = {step.key: step for step in loaded.steps if step.kind == "approval"}
+    if key not in approvals:
+        raise NoSuchStepError(loaded.run.run_id, key, list(approvals), what="approval")
+    return approvals[key]
+
+
+def _request(step: StepRecord) -> ApprovalRequest:
+    terms = AnswerTerms.from_json(step.job or "{}")
+    return ApprovalRequest(
+        step.key,
+        terms.reason,
+        terms.approvers,
+        terms.scope,
+        terms.schema,
+        as_datetime(step.created_us),
+        None if step.due_us is None else as_datetime(step.due_us),
+    )
+
+
+def _decided(run: RunRecord, step: StepRecord) -> AlreadyDecidedError:
+    at = as_datetime(step.finished_us or step.created_us)
+    if step.result is None:
+        what = "was given up by the workflow" if step.error is not None else "has expired"
+        return AlreadyDecidedError(f"approval {step.key!r} of run {run.run_id} {what}, at {at}")
+    said = Verdict.from_json(step.result)
+    by = f" by {said.decided_by}" if said.decided_by is not None else ""
+    return AlreadyDecidedError(
+        f"approval {step.key!r} of run {run.run_id} was {said.outcome}{by} at {said.decided_at}"
+    )
+
+
+def _check_approver(
+    run: RunRecord, key: str, terms: AnswerTerms, by: str | None, scopes: Collection[str]
+) -> None:
+    where = f"approval {key!r} of run {run.run_id}"
+    if terms.scope and terms.scope not in scopes:
+        raise ApproverError(f"{where} needs the scope {terms.scope!r}, which {by!r} does not have")
+    if terms.approvers == "any":
+        return
+    if by is None:
+        raise ApproverError(f"{where} is for {terms.approvers!r}, and nobody says who answers")
+    if run.started_by is None:
+        raise ApproverError(
+            f"{where} is for {terms.approvers!r}, and the run does not say who started it",
+            hint="start the run with started_by=",
+        )
+    if (terms.approvers == "owner") != (by == run.started_by):
+        raise ApproverError(
+            f"{where} is for {terms.approvers!r}: {by!r} may not answer it, "
+            f"as {run.started_by!r} started the run"
+        )
+
+
+def _data(key: str, terms: AnswerTerms, outcome: str, data: Any) -> str | None:
+    if terms.schema is None:
+        if data is not None:
+            from pikku.errors import InvalidInputError
+
+            raise InvalidInputError(f"approval {key!r}", [("data", "the approval takes none")])
+        return None
+    if data is None and outcome == "rejected":
+        return None
+    kind = type_at(terms.schema)
+    if kind is None:
+        raise DeclarationError(
+            f"approval {key!r}: the type {terms.schema!r} of its data is not known here",
+            hint="answer where the code of the run's workflow is, in the version that asked",
+        )
+    return codec_for(kind, f"approval {key!r}").admit(data, f"approval {key!r}")

@@ -1,0 +1,233 @@
+"""What a failed run is written over with, and what a fork begins with: pure functions of records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from pikku._records import (
+    ENDED_STEP,
+    GIVEN_UP,
+    WAITS,
+    HistoryEntry,
+    LoadedRun,
+    PutRun,
+    RunRecord,
+    StepRecord,
+)
+from pikku.errors import CorruptStateError, NoSuchStepError, RunStateError
+
+HANDLER_SUFFIX = " (on_error)"
+
+
+def retried(
+    loaded: LoadedRun, from_step: str | None, *, now_us: int, timeout_us: int | None
+) -> PutRun:
+    """A failed run as it goes on from the step whose failure ended it: what succeeded is kept, what
+    was asked for after that failure is forgotten.
+
+    Args:
+        from_step: the key of another failed step to go back to; by default the last one.
+        timeout_us: how long the run may take from now on.
+
+    Raises:
+        RunStateError: the run has not failed, or `from_step` has not.
+        NoSuchStepError: there is no such step.
+    """
+    run, steps = loaded.run, loaded.steps
+    if run.status != "failed":
+        raise RunStateError(
+            f"run {run.run_id} is {run.status} and cannot be retried",
+            hint="only a failed run is; fork any other, or start another one",
+        )
+    failed, cut = _cut(run, steps, from_step)
+    kept = [step for step in steps if step.after < cut]
+    again = {step.key for step in kept if _goes_again(step, cut)}
+    made: list[StepRecord] = []
+    for step in kept:
+        if step.kind == "on_error" and step.key.removesuffix(HANDLER_SUFFIX) in again:
+            continue
+        made.append(_afresh(step) if step.key in again else replace(step))
+    deliveries = _number(made, cut)
+    retry = replace(
+        run,
+        status="running",
+        output=None,
+        error=None,
+        run_attempt=run.run_attempt + 1,
+        deliveries=deliveries,
+        updated_us=now_us,
+        finished_us=None,
+        cancel_us=None,
+        cancel_kind=None,
+        cancel_reason=None,
+        cancel_delivery=None,
+        suspend_reason=None,
+    )
+    entry = HistoryEntry("retry", failed.key if failed else None, retry.run_attempt, None, now_us)
+    expected = [(step.key, step.attempt, step.status) for step in steps]
+    return PutRun(retry, made, [entry], expected, timeout_us)
+
+
+def _cut(
+    run: RunRecord, steps: Sequence[StepRecord], from_step: str | None
+) -> tuple[StepRecord | None, int]:
+    """The step to go back to, and the delivery that told the function of its failure."""
+    after_all = run.deliveries + 1
+    if from_step is not None:
+        step = step_of(run, steps, from_step)
+        if step.status != "failed" or step.delivery is None:
+            raise RunStateError(
+                f"step {from_step!r} of run {run.run_id} has not failed",
+                hint="go back to a step that has, or fork the run from this one",
+            )
+        return step, step.delivery
+    if run.cancel_delivery is not None:  # its timeout
+        return None, run.cancel_delivery
+    failures = [step for step in steps if step.status == "failed" and step.delivery is not None]
+    if not failures:
+        return None, after_all
+    last = max(failures, key=lambda step: step.delivery or 0)
+    return last, last.delivery or after_all
+
+
+def _goes_again(step: StepRecord, cut: int) -> bool:
+    if step.kind == "on_error":
+        return step.status not in ENDED_STEP
+    if step.kind in WAITS:
+        return step.status == "failed"
+    if step.status == "failed":
+        return step.delivery is None or step.delivery >= cut
+    return step.status != "succeeded" and step.kind != "suspend"
+
+
+def _afresh(step: StepRecord) -> StepRecord:
+    """The step before its next attempt. The number of the attempt grows, so that nobody who still
+    executes the last one is heard."""
+    begun = step.status != "pending" and (step.status != "scheduled" or step.worker is not None)
+    return replace(
+        step,
+        status="scheduled",
+        attempt=step.attempt + begun,
+        failures=0,
+        lost=0,
+        result=None,
+        error=None,
+        worker=None,
+        due_us=step.due_us if step.kind in WAITS else None,
+        started_us=None,
+        finished_us=None,
+        delivery=None,
+        queue=None,
+        job=step.job if step.kind in WAITS else None,
+        handled=False,
+        progress=None,
+    )
+
+
+def _number(steps: Iterable[StepRecord], cut: int) -> int:
+    """Give what was delivered after the *cut*, and what ended undelivered, the numbers from there
+    on; how many outcomes there are."""
+    count = cut - 1
+    moved = [step for step in steps if step.delivery is not None and step.delivery >= cut]
+    moved.sort(key=lambda step: step.delivery or 0)
+    late = [
+        step
+        for step in steps
+        if step.delivery is None
+        and step.status == "succeeded"
+        and step.kind not in ("on_error", "patch")
+        and step.error != GIVEN_UP
+    ]
+    late.sort(key=lambda step: step.finished_us or 0)
+    for step in [*moved, *late]:
+        count += 1
+        step.delivery = count
+    return count
+
+
+def forked(
+    loaded: LoadedRun,
+    key: str,
+    input: str | None,
+    *,
+    run_id: str,
+    inline: bool,
+    now_us: int,
+    timeout_us: int | None,
+) -> PutRun:
+    """A new run that has everything of *loaded* up to where the step *key* was asked for.
+
+    Args:
+        input: what the step is given instead of what the function gives it, as JSON text.
+
+    Raises:
+        NoSuchStepError: there is no such step.
+        RunStateError: the function was unwinding there, or the step takes no input.
+    """
+    run = loaded.run
+    step = step_of(run, loaded.steps, key)
+    if run.cancel_delivery is not None and run.cancel_delivery <= step.after:
+        raise RunStateError(
+            f"step {key!r} was asked for while run {run.run_id} unwound",
+            hint="fork from a step before the cancellation",
+        )
+    kept: list[StepRecord] = []
+    for each in loaded.steps:
+        delivered = each.delivery is not None and each.delivery <= step.after
+        before = (each.after, each.position) <= (step.after, step.position)
+        if delivered or (each.kind == "patch" and before):
+            kept.append(replace(each))
+    names = {each.key for each in kept}
+    kept += [
+        replace(each)
+        for each in loaded.steps
+        if each.kind == "on_error" and each.key.removesuffix(HANDLER_SUFFIX) in names
+    ]
+    numbers = [each.delivery for each in kept if each.delivery is not None]
+    if sorted(numbers) != list(range(1, step.after + 1)):
+        raise CorruptStateError(f"run {run.run_id}: outcomes before step {key!r} are missing")
+    if input is not None:
+        if step.input is None or step.kind not in ("rpc", "child"):
+            raise RunStateError(
+                f"step {key!r} of run {run.run_id} takes no input",
+                hint="replace the input of a step that calls a function or a workflow",
+            )
+        kept.append(_afresh(replace(step, input=input, status="pending", attempt=1, worker=None)))
+        kept[-1].status = "pending"
+    fork = replace(
+        run,
+        run_id=run_id,
+        status="running",
+        output=None,
+        error=None,
+        inline=inline,
+        run_attempt=1,
+        turn=0,
+        deliveries=step.after,
+        created_us=now_us,
+        updated_us=now_us,
+        finished_us=None,
+        cancel_us=None,
+        cancel_kind=None,
+        cancel_reason=None,
+        cancel_delivery=None,
+        suspend_reason=None,
+        parent=None,
+        parent_step=None,
+        depth=0,
+        forked_from=run.run_id,
+    )
+    return PutRun(fork, kept, [HistoryEntry("fork", key, None, None, now_us)], None, timeout_us)
+
+
+def step_of(run: RunRecord, steps: Sequence[StepRecord], key: str) -> StepRecord:
+    """The step of the run with this *key*.
+
+    Raises:
+        NoSuchStepError: there is none.
+    """
+    for step in steps:
+        if step.key == key:
+            return step
+    raise NoSuchStepError(run.run_id, key, [step.key for step in steps])
