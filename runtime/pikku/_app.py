@@ -51,7 +51,15 @@ if TYPE_CHECKING:
 
         async def invoke(self, name: str, data: Any) -> Any: ...
         async def start_workflow(self, name: str, /, *data: Any, **options: Any) -> Any: ...
-        async def start_many(self, name: str, items: Iterable[Any], /, **options: Any) -> Any: ...
+        async def start_many(
+            self,
+            name: str,
+            items: Iterable[Any],
+            /,
+            *,
+            tags: Sequence[str] = (),
+            started_by: str | None = None,
+        ) -> Any: ...
         def get_run(self, name: str, run_id: str, /) -> Any: ...
         def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
 
@@ -621,9 +629,15 @@ class _StepCaller:
         return await self._app.start_workflow(name, *data, **options)
 
     async def start_many(
-        self, name: str, items: Iterable[Any], /, **options: Any
+        self,
+        name: str,
+        items: Iterable[Any],
+        /,
+        *,
+        tags: Sequence[str] = (),
+        started_by: str | None = None,
     ) -> list[Run[Any]]:
-        return await self._app.start_many(name, items, **options)
+        return await self._app.start_many(name, items, tags=tags, started_by=started_by)
 
     def get_run(self, name: str, run_id: str, /) -> Run[Any]:
         return self._app.get_run(name, run_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -283,21 +283,18 @@ class Control:
     async def cancel_all(self, wanted: RunFilter, reason: str) -> int:
         """Cancel every run that fits and has not ended; how many."""
         runs = [run.run_id async for run in self.every(wanted) if run.finished_us is None]
-        await _each(runs, lambda run_id: self._engine.cancel(run_id, reason))
-        return len(runs)
+        return await _each(runs, lambda run_id: self._engine.cancel(run_id, reason))
 
     async def retry_all(self, wanted: RunFilter) -> int:
         """Retry every failed run that fits; how many."""
         failed = wanted._replace(status="failed")
         runs = [run.run_id async for run in self.every(failed)]
-        await _each(runs, lambda run_id: self.retry(run_id, None))
-        return len(runs)
+        return await _each(runs, lambda run_id: self.retry(run_id, None))
 
     async def delete_all(self, wanted: RunFilter) -> int:
         """Delete every run that fits and has ended; how many."""
         runs = [run.run_id async for run in self.every(wanted) if run.finished_us is not None]
-        await _each(runs, self.delete)
-        return len(runs)
+        return await _each(runs, self.delete)
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -322,17 +319,19 @@ class Control:
         raise RunStateError(f"run {run_id} is {state} and {what}", hint="")
 
 
-async def _each(run_ids: Sequence[str], do: Any) -> None:
-    """One call for each, many at once: they share the batches to the store. Runs that are gone, or
-    in another state by now, are left out."""
+async def _each(run_ids: Sequence[str], do: Callable[[str], Awaitable[None]]) -> int:
+    """One call for each, many at once: they share the batches to the store. How many took it; runs
+    that are gone, or in another state by now, are left out."""
+    count = 0
     for start in range(0, len(run_ids), PAGE):
         part = run_ids[start : start + PAGE]
         ends = await asyncio.gather(*(do(run_id) for run_id in part), return_exceptions=True)
         for end in ends:
-            if isinstance(end, BaseException) and not isinstance(
-                end, (RunNotFoundError, RunStateError)
-            ):
+            if end is None:
+                count += 1
+            elif not isinstance(end, (RunNotFoundError, RunStateError)):
                 raise end
+    return count
 
 
 def _is_open_approval(run: RunRecord, step: StepRecord) -> bool:

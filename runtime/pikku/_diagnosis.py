@@ -1,8 +1,9 @@
 """Whether a run has a next action, proven from its records and what the store has under way.
 
 Pure. A running run has one if a live session owns it, or it stands in a queue, or it is parked and
-each of its open steps has a job, a live holder or a timer of its own. Word in the inbox of a live
-owner counts as under way.
+each of its open steps has a job, a live holder, a timer or an unfinished child run of its own, or
+waits for a word from outside that has no due time. A run with a delayed start has a timer. Word in
+the inbox of a live owner counts as under way.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ import itertools
 import json
 import typing
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from pikku._payloads import is_sealed
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
+    GIVEN_UP,
     RUN_STATUSES,
+    WAITS,
     Examination,
     LoadedRun,
     RunRecord,
@@ -31,7 +34,9 @@ STEP_STATUSES: tuple[str, ...] = typing.get_args(StepStatus)
 STEP_KINDS: tuple[str, ...] = typing.get_args(StepKindName)
 NAMED_AT_MOST = 5
 
-Kind = Literal["corrupt", "owner", "queue", "unattended", "job", "holder", "timer", "left_behind"]
+Kind = Literal[
+    "corrupt", "owner", "queue", "unattended", "job", "holder", "timer", "child", "left_behind"
+]
 
 
 class Symptom(NamedTuple):
@@ -52,10 +57,20 @@ class Symptom(NamedTuple):
         return self.kind == "left_behind"
 
 
-def diagnose(loaded: LoadedRun, found: Examination) -> list[Symptom]:
-    """What is wrong with an unfinished run; nothing for a final one.
+def awaited_children(loaded: LoadedRun) -> list[str]:
+    """The ids of the runs that the run waits for."""
+    return [
+        step.job
+        for step in loaded.steps
+        if step.kind == "child" and step.job is not None and _is_wanted(step, loaded.run)
+    ]
 
-    The two were read one after the other, and a run that moves looks wrong in between: only what
+
+def diagnose(loaded: LoadedRun, found: Examination, ended: Collection[str] = ()) -> list[Symptom]:
+    """What is wrong with an unfinished run; nothing for a final one. *ended* are those of its
+    children that are final, or not there.
+
+    All this was read one after the other, and a run that moves looks wrong in between: only what
     shows again and again, in the same state, is wrong.
     """
     run = loaded.run
@@ -63,11 +78,11 @@ def diagnose(loaded: LoadedRun, found: Examination) -> list[Symptom]:
         return []
     symptoms = [*_corruption(loaded)]
     if run.status == "running":
-        symptoms += _inaction(loaded, found)
+        symptoms += _inaction(loaded, found, ended)
     return symptoms
 
 
-def _inaction(loaded: LoadedRun, found: Examination) -> Iterator[Symptom]:
+def _inaction(loaded: LoadedRun, found: Examination, ended: Collection[str]) -> Iterator[Symptom]:
     run = loaded.run
     seen = (run.turn, run.owner, run.queued, run.deliveries)
     if run.owner is not None and (lapse := _lapse(run.owner, found)) is not None:
@@ -80,8 +95,10 @@ def _inaction(loaded: LoadedRun, found: Examination) -> Iterator[Symptom]:
     attended = run.owner is not None or run.queued
     waits = [step for step in loaded.steps if _is_wanted(step, run)]
     for step in waits:
-        yield from _step_inaction(run.run_id, step, found, attended)
+        yield from _step_inaction(run.run_id, step, found, attended, ended)
     if attended or (waits and run.cancel_us is None):
+        return
+    if not (run.turn or loaded.steps) and (run.run_id, "", "start") in found.timers:
         return
     why = "waits for nothing that could happen"
     if run.cancel_us is not None:
@@ -90,21 +107,35 @@ def _inaction(loaded: LoadedRun, found: Examination) -> Iterator[Symptom]:
 
 
 def _is_wanted(step: StepRecord, run: RunRecord) -> bool:
-    """Whether the run may still wait for the step: it is open, and was not called off."""
-    if step.status in ENDED_STEP:
+    """Whether the run may still wait for the step: it is open, was asked for, and not called off.
+    A step that a fork was given waits to be asked for; one that the run was suspended at has ended
+    with that."""
+    if step.status in ENDED_STEP or step.status == "pending" or step.kind == "suspend":
         return False
-    return run.cancel_us is None or step.created_us > run.cancel_us
+    return run.cancel_delivery is None or step.after >= run.cancel_delivery
 
 
 def _step_inaction(
-    run_id: str, step: StepRecord, found: Examination, attended: bool
+    run_id: str,
+    step: StepRecord,
+    found: Examination,
+    attended: bool,
+    ended: Collection[str],
 ) -> Iterator[Symptom]:
     key = step.key
     seen = (step.status, step.attempt, step.worker, step.due_us)
     retry = (run_id, key, "retry") in found.timers
-    if step.kind == "sleep":
-        if (run_id, key, "sleep") not in found.timers:
-            yield Symptom("timer", f"step {key!r} sleeps without a timer", key, seen)
+    if step.kind in WAITS:
+        timed = step.kind == "sleep" or step.due_us is not None
+        if timed and (run_id, key, "sleep") not in found.timers:
+            what = "sleeps" if step.kind == "sleep" else "has to end in time, and is"
+            yield Symptom("timer", f"step {key!r} {what} without a timer", key, seen)
+    elif step.kind == "child":
+        if step.job is None and not attended:
+            yield Symptom("child", f"step {key!r} waits for a run that nobody starts", key, seen)
+        elif step.job is not None and step.job in ended:
+            text = f"step {key!r} waits for run {step.job}, which has ended or is gone"
+            yield Symptom("child", text, key, (*seen, step.job))
     elif step.queue is None:
         if step.status == "scheduled" and step.due_us is not None and step.due_us > found.now_us:
             if not retry:
@@ -156,10 +187,11 @@ def _corruption(loaded: LoadedRun) -> Iterator[Symptom]:
             ("input", step.input),
             ("result", step.result),
             ("error", step.error),
-            ("job", step.job),
+            ("job", None if step.kind == "child" else step.job),
         )
         yield from _no_json(values, key)
-        if step.status == "succeeded" and step.delivery is None and step.kind != "on_error":
+        undelivered = step.kind in ("on_error", "patch") or step.error == GIVEN_UP
+        if step.status == "succeeded" and step.delivery is None and not undelivered:
             yield _corrupt(f"the outcome of step {key!r} has no place in the run's order", key)
     yield from _disorder(run, loaded.steps)
 

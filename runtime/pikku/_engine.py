@@ -312,7 +312,7 @@ class Engine:
         if self._pool is not None:
             await self._pool.close()
         self._hooks.remove()
-        await asyncio.to_thread(self._session.close)
+        await asyncio.to_thread(self._session.end)
         self.results.close()
 
     @property
@@ -895,13 +895,12 @@ class Engine:
     @property
     def is_quiet(self) -> bool:
         """Whether nothing is under way: every run waits for a timer or a word."""
-        return (
-            self._committer.idle
-            and not self.bodies.busy
-            and not self._tasks
-            and not self.jobs.count
-            and not self.intake.knows_of_work
-        )
+        return self.executes_at_most and not self.bodies.busy and not self.jobs.count
+
+    @property
+    def executes_at_most(self) -> bool:
+        """Whether nothing is under way but the bodies of steps."""
+        return self._committer.idle and not self._tasks and not self.intake.knows_of_work
 
     def _session_lost(self) -> None:
         """Others own our runs now: drop them all, and go on under a new name."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Sized
 from functools import partial
-from typing import Any
+from inspect import isawaitable, iscoroutine
+from itertools import islice
+from typing import Any, TypeGuard
 
+from pikku._ids import check_step_name
 from pikku.errors import DeclarationError, FanOutError, StepFailedError
 
 # What one run is measured to carry without its steps becoming dearer.
@@ -29,14 +32,21 @@ async def fan_out(
         DeclarationError: an option is no number, or too small.
         StepFailedError: the failure that is one too many.
     """
+    check_step_name(step)
     given = _checked_items(step, items)
     limit = _checked_number(step, "max_concurrency", max_concurrency, 1)
     tolerated = _checked_number(step, "tolerated_failures", tolerated_failures, 0)
     if not given:
         return []
     fan = _Fan(step, take, given, tolerated or 0, tells=tolerated is not None)
-    fan.begin(len(given) if limit is None else min(limit, len(given)))
-    await fan.over
+    try:
+        fan.begin(len(given) if limit is None else min(limit, len(given)))
+        await fan.over
+    except asyncio.CancelledError:
+        fan.give_up()
+        raise
+    finally:
+        fan.over.cancel()
     return fan.results
 
 
@@ -54,26 +64,34 @@ class _Fan:
         self._asked = 0
         self._left = len(items)
         self._failed = 0
+        self._under_way: dict[int, asyncio.Future[Any]] = {}
         self.results: list[Any] = [None] * len(items)
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def begin(self, count: int) -> None:
         """Ask for the first *count* steps."""
         for _ in range(count):
-            if self.over.done():
-                return
             self._ask_next()
+
+    def give_up(self) -> None:
+        """Whoever waits for the items does so no longer."""
+        for future in list(self._under_way.values()):
+            future.cancel()
 
     def _ask_next(self) -> None:
         place = self._asked
         self._asked = place + 1
         future = self._take(f"{self._step}[{place}]", self._items[place])
+        self._under_way[place] = future
         future.add_done_callback(partial(self._ended, place))
 
     def _ended(self, place: int, future: asyncio.Future[Any]) -> None:
-        if self.over.done() or future.cancelled():
+        del self._under_way[place]
+        if future.cancelled():
             return
         error = future.exception()
+        if self.over.done():
+            return
         if error is not None and not self._tolerates(place, error):
             self.over.set_exception(error)
             return
@@ -103,15 +121,21 @@ class _Fan:
 
 
 def _checked_items(step: str, items: object) -> Sequence[Any]:
-    if isinstance(items, (str, bytes, bytearray, Mapping, Set)) or not isinstance(items, Iterable):
-        raise FanOutError(f"map {step!r}: {type(items).__name__} is no list of items")
-    given: list[Any] = []
-    for item in items:
-        if len(given) == MAX_ITEMS:
-            count = f"{len(items):,}" if isinstance(items, Sequence) else f"more than {MAX_ITEMS:,}"
-            raise FanOutError(f"map {step!r}: {count} items, and {MAX_ITEMS:,} are the limit")
-        given.append(item)
+    kind = type(items).__name__
+    if isinstance(items, (set, frozenset)):
+        raise FanOutError(f"map {step!r}: a {kind} has no order", hint="give sorted(…) of it")
+    if not _has_order(items):
+        raise FanOutError(f"map {step!r}: {kind} is no list of items")
+    given = list(islice(items, MAX_ITEMS + 1))
+    if len(given) > MAX_ITEMS:
+        count = f"{len(items):,}" if isinstance(items, Sized) else f"more than {MAX_ITEMS:,}"
+        raise FanOutError(f"map {step!r}: {count} items, and {MAX_ITEMS:,} are the limit")
     return given
+
+
+def _has_order(items: object) -> TypeGuard[Iterable[Any]]:
+    single = isinstance(items, (str, bytes, bytearray, Mapping))
+    return isinstance(items, Iterable) and not single
 
 
 def _checked_number(step: str, name: str, value: object, least: int) -> int | None:
@@ -128,26 +152,38 @@ async def first_of(awaitables: Sequence[Awaitable[Any]]) -> tuple[int, Any]:
     """The place and the value of the awaitable that ends first; the others are cancelled.
 
     Raises:
-        DeclarationError: with fewer than two.
+        DeclarationError: with fewer than two, or what cannot be awaited.
     """
-    if len(awaitables) < 2:
+    strangers = [each for each in awaitables if not isawaitable(each)]
+    if strangers or len(awaitables) < 2:
         for each in awaitables:
-            getattr(each, "close", lambda: None)()
-        raise DeclarationError("a race has two or more runners", hint="await the only one")
-    loop = asyncio.get_running_loop()
-    won: asyncio.Future[int] = loop.create_future()
-    tasks = [asyncio.ensure_future(each) for each in awaitables]
+            if iscoroutine(each):
+                each.close()
+        what = f"{strangers[0]!r} cannot be awaited" if strangers else "it has two or more runners"
+        raise DeclarationError(
+            f"a race of {len(awaitables)}: {what}",
+            hint="give steps that are not awaited yet: race(ctx.workflow.do(…), …)",
+        )
+    won: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    runners = [asyncio.ensure_future(each) for each in awaitables]
 
-    def ended(place: int, task: asyncio.Future[Any]) -> None:
+    def ended(place: int, runner: asyncio.Future[Any]) -> None:
         if not won.done():
             won.set_result(place)
 
-    for place, task in enumerate(tasks):
-        task.add_done_callback(partial(ended, place))
+    for place, runner in enumerate(runners):
+        runner.add_done_callback(partial(ended, place))
     try:
         winner = await won
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    return winner, tasks[winner].result()
+    except asyncio.CancelledError:
+        await _call_off(runners)
+        raise
+    await _call_off(runners)
+    return winner, runners[winner].result()
+
+
+async def _call_off(runners: Sequence[asyncio.Future[Any]]) -> None:
+    """Cancel who still runs, and wait until all have cleaned up."""
+    for runner in runners:
+        runner.cancel()
+    await asyncio.gather(*runners, return_exceptions=True)

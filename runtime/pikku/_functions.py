@@ -178,9 +178,7 @@ class ExternalWorkflow(WorkflowRef[I_contra, O_co]):
 
 
 @overload
-def external_workflow(
-    name: str, *, input: type[I], output: type[O]
-) -> ExternalWorkflow[I, O]: ...
+def external_workflow(name: str, *, input: type[I], output: type[O]) -> ExternalWorkflow[I, O]: ...
 @overload
 def external_workflow(
     name: str, *, input: type[I], output: None = None
@@ -201,7 +199,7 @@ def external_workflow(name: str, *, input: Any = None, output: Any = None) -> An
         input: the type of its input; None where it takes none.
         output: the type of its result; None where it has none.
     """
-    return ExternalWorkflow(name, input, output)
+    return ExternalWorkflow[Any, Any](name, input, output)
 
 
 # --- what the decorators return -------------------------------------------------------------

@@ -109,14 +109,15 @@ def history_of(
     places = {step.key: step.position for step in steps}
     last = len(steps) + 1
     add(run.created_us, (-1, 0), "run_started", data=_value(run.input))
-    ended_by = {
-        (step.target, step.finished_us): step.position for step in steps if step.kind == "signal"
-    }
     for entry in entries:
-        place = places.get(entry.step or "", last)
-        if entry.kind == "signal":
-            place = ended_by.get((entry.step or "", entry.at_us), last)
-        add(entry.at_us, (place, 1), entry.kind, entry.step, entry.attempt, _value(entry.data))
+        step = _step_of(entry, run, steps)
+        order = (places.get(entry.step or "", last), 1)
+        if step is not None:
+            order = (step.position, -1 if entry.kind == "cancel" else 1)
+        named = entry.step
+        if entry.kind == "suspend" and step is not None:
+            named = step.key
+        add(entry.at_us, order, entry.kind, named, entry.attempt, _value(entry.data))
     for step in steps:
         start, end = (step.position, 0), (step.position, 2)
         match step.kind, step.status:
@@ -150,6 +151,27 @@ def history_of(
         outcome = _value(run.output if run.status == "completed" else run.error)
         add(run.finished_us, (last + 1, 0), f"run_{run.status}", data=outcome)
     return [event for _, event in sorted(events, key=lambda each: each[0])]
+
+
+def _step_of(
+    entry: HistoryEntry, run: RunRecord, steps: Sequence[StepRecord]
+) -> StepRecord | None:
+    """The step beside which an entry without a step of its own is told, of those of its instant."""
+    for step in steps:
+        match entry.kind, step.kind:
+            case "signal", "signal":
+                found = (step.target, step.finished_us) == (entry.step, entry.at_us)
+            case "suspend", "suspend":
+                found = step.created_us == entry.at_us
+            case "resume", "suspend":
+                found = step.finished_us == entry.at_us
+            case "cancel", _:
+                found = run.cancel_delivery is not None and step.after >= run.cancel_delivery
+            case _:
+                found = False
+        if found:
+            return step
+    return None
 
 
 _WAITS = {

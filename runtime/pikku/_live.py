@@ -337,7 +337,7 @@ class LiveRun:
             self._deliver_arrived(flight, end, done())
         if replay.stopped or done():
             self._finish(main)
-        elif self._suspending is not None and not self._under_way():
+        elif self._suspending is not None and not (self._writes or self._under_way()):
             self._suspend_as_asked(self._suspending)
         elif self._engine.draining:
             self._drain()

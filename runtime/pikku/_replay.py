@@ -275,7 +275,7 @@ class Replay:
         ask = self._asked.get(outcome.key)
         if ask is None:
             record = self._recorded.get(outcome.key)
-            what = f"a {record.kind} step" if record else "a step"
+            what = _described(record.kind, record.target) if record else "a step"
             self._stop(
                 Divergence(outcome.key, what, "does not ask for it", self._where_it_stands())
             )

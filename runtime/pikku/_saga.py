@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, overload
 
 from pikku._functions import NO_INPUT, Dispatch, RpcRef
-from pikku.errors import CompensationError, DeclarationError, StepFailedError
+from pikku.errors import CompensationError, DeclarationError
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,33 +36,28 @@ class Undo(Generic[I, O]):
     step_name: str
 
 
-class _Done(NamedTuple):
-    step: str
+class _Step(NamedTuple):
+    name: str
     undo: Any
     input: Any
     output: Any
 
 
-class _InDoubt(NamedTuple):
-    step: str
-    undo: Any
-    input: Any
-    future: Any
-
-
 class Saga:
     """`async with ctx.workflow.saga() as saga`: what `saga.do` has done is undone, the last first,
-    if the block is left by an error or by the run's cancellation. A step that is under way when the
-    cancellation comes is waited for, and undone if it succeeds.
+    if the block is left by an error or by the run's cancellation. A step that is under way then is
+    waited for, and undone if it succeeds.
 
     Every undoing is a step of its own, `name (undo)`. One that fails does not keep the others from
-    being taken.
+    being taken, and neither does a cancellation that comes meanwhile.
     """
 
     def __init__(self, ask: Callable[..., asyncio.Future[Any]]) -> None:
         self._ask = ask
-        self._done: list[_Done] = []
-        self._in_doubt: list[_InDoubt] = []
+        self._is_open = False
+        self._under_way: dict[asyncio.Future[Any], None] = {}
+        self._succeeded: list[_Step] = []
+        self._cancelled: asyncio.CancelledError | None = None
 
     @overload
     async def do(
@@ -126,6 +121,11 @@ class Saga:
             )
         import asyncio
 
+        if not self._is_open:
+            raise DeclarationError(
+                f"saga step {step!r} is taken outside of the block of its saga",
+                hint="take it inside `async with ctx.workflow.saga() as saga:`",
+            )
         future = self._ask(
             step,
             target,
@@ -140,15 +140,18 @@ class Saga:
             detached=False,
         )
         given = None if data is NO_INPUT else data
-        try:
-            output = await asyncio.shield(future)
-        except asyncio.CancelledError:
-            self._in_doubt.append(_InDoubt(step, undo, given, future))
-            raise
-        self._done.append(_Done(step, undo, given, output))
-        return output
+
+        def ended(future: asyncio.Future[Any]) -> None:
+            del self._under_way[future]
+            if not future.cancelled() and future.exception() is None:
+                self._succeeded.append(_Step(step, undo, given, future.result()))
+
+        self._under_way[future] = None
+        future.add_done_callback(ended)
+        return await asyncio.shield(future)
 
     async def __aenter__(self) -> Self:
+        self._is_open = True
         return self
 
     async def __aexit__(
@@ -160,44 +163,54 @@ class Saga:
     ) -> None:
         import asyncio
 
+        self._is_open = False
         if not isinstance(error, (Exception, asyncio.CancelledError)):
             return
         failed = await self._unwind()
-        if not failed:
-            return
-        if isinstance(error, asyncio.CancelledError):
+        stays_cancelled = isinstance(error, asyncio.CancelledError)
+        if failed:
+            could_not = CompensationError(failed)
+            if not stays_cancelled and self._cancelled is None:
+                raise could_not from error
             import logging
 
-            logging.getLogger("pikku").error("%s", CompensationError(failed))
-        else:
-            raise CompensationError(failed) from error
+            logging.getLogger("pikku").error("a run is cancelled, and %s", could_not)
+        if self._cancelled is not None and not stays_cancelled:
+            raise self._cancelled from error
 
     async def _unwind(self) -> list[str]:
         """Undo what has succeeded; the names of the steps that could not be undone."""
+        while self._under_way:
+            await self._wait(next(iter(self._under_way)))
+        return [each.name for each in reversed(self._succeeded) if not await self._undone(each)]
+
+    async def _undone(self, step: _Step) -> bool:
+        import logging
+
+        told = Undo(step.input, step.output, step.name)
+        options = (None,) * 7
+        while True:
+            cancelled = self._cancelled
+            try:
+                future = self._ask(f"{step.name} (undo)", step.undo, told, *options, detached=False)
+            except Exception:
+                logging.getLogger("pikku").exception("step %r cannot be undone", step.name)
+                return False
+            await self._wait(future)
+            if future.exception() is None:
+                return True
+            if self._cancelled is cancelled:
+                return False
+            # The cancellation has ended it, or refused it another attempt: it is taken again.
+
+    async def _wait(self, future: asyncio.Future[Any]) -> None:
+        """Until *future* is done, and what listens to it has been told; a cancellation is kept for
+        later."""
         import asyncio
 
-        for step, undo, given, future in self._in_doubt:
+        while True:
             try:
-                self._done.append(_Done(step, undo, given, await asyncio.shield(future)))
-            except StepFailedError:
-                continue
-        failed: list[str] = []
-        for step, undo, given, output in reversed(self._done):
-            told = Undo(given, output, step)
-            try:
-                await self._ask(
-                    f"{step} (undo)",
-                    undo,
-                    told,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    None,
-                    detached=False,
-                )
-            except StepFailedError:
-                failed.append(step)
-        return failed
+                await asyncio.wait([future])
+                return
+            except asyncio.CancelledError as cancelled:
+                self._cancelled = cancelled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import sys
 import threading
@@ -65,6 +66,12 @@ class Session:
         self._store.beat(self.id, -1)
         self.id = new_session_id()
         self._beat()
+
+    def end(self) -> None:
+        """Stop the heartbeat, and let the lease end, so that nobody waits for it to run out."""
+        self.close()
+        with contextlib.suppress(StoreError):
+            self._store.beat(self.id, -1)
 
     def close(self) -> None:
         """Stop the heartbeat; the lease runs out by itself."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar, overload
 
 from pikku._app import App
+from pikku._durations import Duration
 from pikku._functions import WorkflowRef
 from pikku._run import Run, SyncRun
 
@@ -27,16 +28,45 @@ class SyncBoundWorkflow(WorkflowRef[I_contra, O_co]):
 
     @overload
     def start(
-        self: SyncBoundWorkflow[None, T], /, *, run_id: str | None = None, wait: bool = True
+        self: SyncBoundWorkflow[None, T],
+        /,
+        *,
+        run_id: str | None = None,
+        wait: bool = True,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
     ) -> SyncRun[T]: ...
     @overload
     def start(
-        self, data: I_contra, /, *, run_id: str | None = None, wait: bool = True
+        self,
+        data: I_contra,
+        /,
+        *,
+        run_id: str | None = None,
+        wait: bool = True,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
     ) -> SyncRun[O_co]: ...
-    def start(self: Any, *data: Any, run_id: str | None = None, wait: bool = True) -> Any:
+    def start(self: Any, *data: Any, **options: Any) -> Any:
         """Start a run of it: see `App.start_workflow`."""
-        run = self._wait_for(self._app.start_workflow(self.name, *data, run_id=run_id, wait=wait))
+        run = self._wait_for(self._app.start_workflow(self.name, *data, **options))
         return SyncRun(run, self._wait_for)
+
+    def start_many(
+        self,
+        items: Iterable[I_contra],
+        /,
+        *,
+        tags: Sequence[str] = (),
+        started_by: str | None = None,
+    ) -> list[SyncRun[O_co]]:
+        """Start a run of it for each of *items*: see `App.start_many`."""
+        starting = self._app.start_many(self.name, items, tags=tags, started_by=started_by)
+        return [SyncRun(run, self._wait_for) for run in self._wait_for(starting)]
 
 
 class SyncApp:

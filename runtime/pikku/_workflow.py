@@ -377,12 +377,13 @@ class WorkflowSteps:
         """
         from pikku._fan_out import fan_out
 
+        inline = callable(target) and not _is_named(target)
+
         def take(name: str, item: Any) -> asyncio.Future[Any]:
-            call = target if isinstance(target, (str, RpcRef, WorkflowRef)) else None
             return self._ask(
                 name,
-                functools.partial(target, item) if call is None and callable(target) else target,
-                NO_INPUT if call is None else item,
+                functools.partial(target, item) if inline else target,
+                NO_INPUT if inline else item,
                 retries,
                 retry_delay,
                 timeout,
@@ -432,9 +433,9 @@ class WorkflowSteps:
     def saga(self) -> Saga:
         """Steps that are undone, the last first, if what follows fails or the run is cancelled.
 
-            async with ctx.workflow.saga() as saga:
-                seat = await saga.do("Book seat", book_seat, trip, undo=release_seat)
-                await saga.do("Charge card", charge, trip.card, undo=refund)
+        async with ctx.workflow.saga() as saga:
+            seat = await saga.do("Book seat", book_seat, trip, undo=release_seat)
+            await saga.do("Charge card", charge, trip.card, undo=refund)
         """
         from pikku._saga import Saga
 
@@ -462,7 +463,7 @@ class WorkflowSteps:
             name: str = target.name
         elif isinstance(target, str) and not recorder.is_workflow(target):
             name = target
-        elif isinstance(target, (str, WorkflowRef)):
+        elif isinstance(target, str) or _is_named(target):
             if queue is not None or dispatch is not None or returns is not None:
                 raise DeclarationError(
                     f"step {step!r}: a child run has no queue, dispatch or returns of its own",
@@ -486,6 +487,10 @@ class WorkflowSteps:
         return recorder.rpc(
             step, name, data, retries, retry_delay, timeout, handler, queue, dispatch
         )
+
+
+def _is_named(target: object) -> bool:
+    return isinstance(target, (str, RpcRef, WorkflowRef))
 
 
 class WorkflowWire(WorkflowSteps):

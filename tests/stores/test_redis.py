@@ -173,7 +173,8 @@ async def test_a_sentinel_failover_is_followed(make_redis: MakeRedis, opened: Op
     sentinel = make_redis.sentinel(primary, replicas=1)
     store = await opened(f"redis+sentinel://127.0.0.1:{sentinel.port}/pikku/0")
     await start_with_jobs(store)
-    primary.cli("WAIT", 1, 5000)
+    copied = f"{TAG}:s:r"
+    replica.wait_until(lambda: replica.cli("EXISTS", copied) == 1, "the replica to have the run")
     primary.kill()
     replica.wait_until(
         lambda: replica.info("replication")["role"] == "master", "the replica to take over"

@@ -14,6 +14,7 @@ import click
 
 from pikku._commands.output import columns, printable, put, put_json
 from pikku._commands.target import Target, find_project, stored_file
+from pikku._durations import format_us
 from pikku.errors import PikkuError, masked
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ def look_at_store(target: Target, report: Report, *, repair: bool) -> None:
         config, origins = target.settings()
         report.settings["store"] = (masked(config.store), origins["store"])
         report.settings["queue_service"] = (config.queue_service, origins["queue_service"])
+        kept = ", ".join(f"{status} {format_us(us)}" for status, us in config.retention.items())
+        report.settings["retention"] = (kept or "for ever", origins["retention"])
         if config.store.startswith("memory:"):
             text = f"{config.store} is seen by the process that executes the runs, and by no other"
             report.findings.append(Finding("note", "store", text))

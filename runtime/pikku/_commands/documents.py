@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pikku import ErrorInfo
 from pikku._clock import as_datetime
-from pikku._commands.waiting import Wait, suspension_of, value
-from pikku._records import LoadedRun, RunRecord, StepRecord
+from pikku._commands.waiting import Wait, open_approvals, suspension_of, unread_signals, value
+from pikku._records import HistoryEntry, LoadedRun, RunRecord, StepRecord
 
 if TYPE_CHECKING:
     from pikku._history import HistoryEvent
@@ -26,6 +26,12 @@ def run_document(run: RunRecord) -> dict[str, Any]:
         "input": value(run.input),
         "output": value(run.output),
         "error": _error(run.error),
+        "version": run.version or None,
+        "pinned": run.pinned,
+        "started_by": run.started_by,
+        "parent": run.parent,
+        "parent_step": run.parent_step,
+        "forked_from": run.forked_from,
         "run_attempt": run.run_attempt,
         "created_at": _time(run.created_us),
         "updated_at": _time(run.updated_us),
@@ -48,12 +54,32 @@ def outcome_document(run: RunRecord, wait: Wait) -> dict[str, Any]:
     }
 
 
-def show_document(loaded: LoadedRun, wait: Wait) -> dict[str, Any]:
+def show_document(
+    loaded: LoadedRun, wait: Wait, entries: Sequence[HistoryEntry] = ()
+) -> dict[str, Any]:
     """What `runs show` shows."""
     return {
         "run": run_document(loaded.run),
         "waits": wait_document(wait),
+        "approvals": [step.key for step in open_approvals(loaded)],
+        "unread_signals": dict(unread_signals(loaded, entries)),
         "steps": [_step(step) for step in loaded.steps],
+    }
+
+
+def approval_document(step: StepRecord) -> dict[str, Any]:
+    """An approval that waits for its answer."""
+    from pikku._answers import AnswerTerms
+
+    terms = AnswerTerms.from_json(step.job or "{}")
+    return {
+        "step": step.key,
+        "reason": terms.reason,
+        "approvers": terms.approvers,
+        "scope": terms.scope or None,
+        "schema": terms.schema,
+        "asked_at": _time(step.created_us),
+        "expires_at": _time(step.due_us),
     }
 
 
@@ -61,7 +87,10 @@ def wait_document(wait: Wait) -> dict[str, Any] | None:
     """What a run waits for; None while it moves and once it is final."""
     if wait.kind == "nothing":
         return None
-    return {"for": wait.kind, "step": wait.step, "until": _time(wait.until_us)}
+    document = {"for": wait.kind, "step": wait.step, "until": _time(wait.until_us)}
+    if wait.other is not None:
+        document["signal" if wait.kind == "signal" else "run_id"] = wait.other
+    return document
 
 
 def history_documents(events: Sequence[HistoryEvent]) -> list[dict[str, Any]]:
@@ -91,6 +120,7 @@ def _step(step: StepRecord) -> dict[str, Any]:
         "result": value(step.result),
         "error": _error(step.error),
         "queue": step.queue or None,
+        "child": step.job if step.kind == "child" else None,
         "progress": value(step.progress),
         "due_at": _time(step.due_us),
         "created_at": _time(step.created_us),

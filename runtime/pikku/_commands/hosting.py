@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from pikku._commands.output import printable, shortened, tell
-from pikku._commands.waiting import Wait, progress_line, suspension_of, wait_of
+from pikku._commands.waiting import RESTS, Wait, progress_line, suspension_of, wait_of
 from pikku._records import ENDED_STEP, FINAL_STATUSES, LoadedRun
 from pikku.errors import ConfigurationError, PikkuError, ResultTimeoutError, RunNotFoundError
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pikku._app import App
     from pikku._engine import Engine
     from pikku._settings import Work
+    from pikku.stores.base import Store
 
 T = TypeVar("T")
 FOLLOW_SECONDS = 0.05
@@ -60,7 +61,7 @@ async def hosting(
     options = EngineOptions() if sticky else EngineOptions(sticky=0)
     async with AsyncExitStack() as stack:
         register(app)
-        with _blaming(f"{app.package} cannot be opened"):
+        with blaming(f"{app.package} cannot be opened"):
             await stack.enter_async_context(app.open(store=store, options=options, work=work))
         yield app.opened.engine
 
@@ -71,12 +72,12 @@ def register(app: App[Any]) -> None:
     Raises:
         ConfigurationError: if one of them raises.
     """
-    with _blaming(f"a module of {app.package} cannot be imported"):
+    with blaming(f"a module of {app.package} cannot be imported"):
         app.register()
 
 
 @contextmanager
-def _blaming(what: str) -> Generator[None, None, None]:
+def blaming(what: str) -> Generator[None, None, None]:
     """Turn what the app's own code raises into an error that begins with *what*."""
     try:
         yield
@@ -240,6 +241,7 @@ async def _follow(
     store = engine.store
     told: dict[str, tuple[int, str]] | None = {} if new else None
     seen: tuple[object, ...] | None = None
+    last: tuple[LoadedRun, Wait] | None = None
     while True:
         run = await store.load_run(run_id)
         if run is None:
@@ -258,10 +260,27 @@ async def _follow(
             wait = wait_of(loaded, store.clock.now_us())
             if loaded.run.status in FINAL_STATUSES:
                 return loaded, wait
-            elsewhere = not loaded.run.inline and engine.work is None
-            if not to_the_end and (elsewhere or wait.kind in ("sleep", "retry", "resume")):
-                return loaded, wait
+            last = loaded, wait
+        elsewhere = not run.inline and engine.work is None
+        if last is not None and not to_the_end and (elsewhere or await _rests(store, *last)):
+            return last
         await asyncio.sleep(FOLLOW_SECONDS)
+
+
+async def _rests(store: Store, loaded: LoadedRun, wait: Wait) -> bool:
+    """Whether nothing happens in the run, or in the children that it waits for, before a timer or
+    a word from outside."""
+    if wait.kind != "child":
+        return wait.kind in RESTS
+    for step in loaded.steps:
+        if step.kind != "child" or step.status in ENDED_STEP or step.job is None:
+            continue
+        child = await store.load_steps(step.job)
+        if child is None or child.run.status in FINAL_STATUSES:
+            return False
+        if not await _rests(store, child, wait_of(child, store.clock.now_us())):
+            return False
+    return True
 
 
 def _tell_news(

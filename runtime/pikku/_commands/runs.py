@@ -1,25 +1,25 @@
-"""`pikku runs`: start, list, look at, cancel and resume runs."""
+"""`pikku runs`: start, list and look at runs; the other commands of the group are beside."""
 
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Coroutine
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from pikku._commands.output import put, put_json, tell
-from pikku._commands.target import Target
-from pikku._records import FINAL_STATUSES, RUN_STATUSES, RunFilter, RunStatus
-from pikku.errors import (
-    PikkuError,
-    RunCancelledError,
-    RunFailedError,
-    RunNotFoundError,
-    RunStateError,
+from pikku._commands.choosing import (
+    Chosen,
+    as_json,
+    choice,
+    run_id_argument,
+    time_limit,
+    waiting,
 )
+from pikku._commands.output import put, put_json, tell
+from pikku._commands.results import conclude, limit_of, text_of
+from pikku._commands.target import Target
+from pikku.errors import RunNotFoundError, RunStateError
 
 if TYPE_CHECKING:
     from pikku._commands.hosting import Stop
@@ -29,17 +29,16 @@ if TYPE_CHECKING:
     from pikku.stores.base import Store
 
 T = TypeVar("T")
-as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-run_id_argument = click.argument("run_id", metavar="ID")
-waiting = click.option("--wait", is_flag=True, help="Wait for the end and print the result.")
-time_limit = click.option(
-    "--timeout", metavar="DURATION", help="With --wait: for how long at most, such as 30s or 5min."
-)
 
 
 @click.group()
 def runs() -> None:
-    """Start, list, look at, cancel and resume runs."""
+    """Start, follow, change, repair and delete runs.
+
+    A command that only changes a run writes that to the store and ends: what follows is executed by
+    a process that hosts the app, such as `pikku worker`, or here with --wait. `start` and `resume`
+    execute here, unless runs are left to workers.
+    """
 
 
 @runs.command()
@@ -51,6 +50,14 @@ def runs() -> None:
     help="The workflow's input: JSON text, a file that holds it, or - for stdin.",
 )
 @click.option("--id", "run_id", metavar="ID", help="An id of your own; makes starting idempotent.")
+@click.option("--tag", "tags", multiple=True, help="A tag to find the run by; may be repeated.")
+@click.option("--delay", metavar="DURATION", help="How long from now the run begins, such as 2h.")
+@click.option("--by", "started_by", metavar="WHO", help="Who starts it, for approvals.")
+@click.option(
+    "--pinned",
+    is_flag=True,
+    help="Only processes that hold today's version of the workflow execute it.",
+)
 @waiting
 @time_limit
 @as_json
@@ -60,6 +67,10 @@ def start(
     name: str,
     given: str | None,
     run_id: str | None,
+    tags: tuple[str, ...],
+    delay: str | None,
+    started_by: str | None,
+    pinned: bool,
     wait: bool,
     timeout: str | None,
     as_json: bool,
@@ -70,29 +81,37 @@ def start(
     """
     from pikku._commands.hosting import follow_unless_stopped, hosting, run_until_stopped
 
-    text = _input_text(given)
-    limit = _limit(wait, timeout)
+    text = text_of(given)
+    limit = limit_of(timeout, wait=wait)
     app = target.load_app()
 
     async def main(stop: Stop) -> tuple[LoadedRun, Wait]:
         async with hosting(app, target.store, sticky=False) as engine:
-            wired = app.registry.workflow(name)
-            declaration = wired.workflow.declaration
+            declaration = app.registry.workflow(name).workflow.declaration
             where = f"workflow {name!r}"
+            data: list[Any] = []
             if text is not None:
                 admitted = declaration.input.admit_json(text, where)
+                data = [declaration.input.decode(admitted, where)]
             elif declaration.takes_input:
                 raise click.UsageError(f"{where} takes an input: pass --input JSON, @FILE or -")
-            else:
-                admitted = "null"
             found = None if run_id is None else await engine.store.load_run(run_id)
-            started = await engine.start(wired, admitted, run_id=run_id, wait=False)
-            tell(f"run {started} of {name}" + ("" if found is None else ", started before"))
+            run = await app.start_workflow(
+                name,
+                *data,
+                run_id=run_id,
+                wait=False,
+                tags=tags,
+                delay=delay,
+                started_by=started_by,
+                pinned=pinned,
+            )
+            tell(f"run {run} of {name}" + ("" if found is None else ", started before"))
             return await follow_unless_stopped(
-                stop, engine, started, new=found is None, to_the_end=wait, timeout_us=limit
+                stop, engine, run.run_id, new=found is None, to_the_end=wait, timeout_us=limit
             )
 
-    _conclude(*run_until_stopped(main), waited=wait, as_json=as_json)
+    conclude(*run_until_stopped(main), waited=wait, as_json=as_json)
 
 
 @runs.command()
@@ -104,45 +123,30 @@ def start(
 def resume(target: Target, run_id: str, wait: bool, timeout: str | None, as_json: bool) -> None:
     """Go on with a run that is suspended or was interrupted, and execute it here."""
     from pikku._clock import SystemClock
-    from pikku._commands.hosting import follow_unless_stopped, hosting, run_until_stopped
 
-    limit = _limit(wait, timeout)
-    app = target.load_app()
     began_us = SystemClock().now_us()
 
-    async def main(stop: Stop) -> tuple[LoadedRun, Wait]:
-        async with hosting(app, target.store, sticky=False) as engine:
-            await _open_again(engine, run_id, began_us)
-            return await follow_unless_stopped(
-                stop, engine, run_id, new=False, to_the_end=wait, timeout_us=limit
-            )
+    async def open_again(engine: Engine) -> str:
+        await _open_again(engine, run_id, began_us)
+        return run_id
 
-    _conclude(*run_until_stopped(main), waited=wait, as_json=as_json)
+    host(target, open_again, wait=wait, timeout=timeout, as_json=as_json)
 
 
 @runs.command("list")
-@click.option("--workflow", metavar="NAME", help="Only runs of this workflow.")
-@click.option("--status", type=click.Choice(RUN_STATUSES), help="Only runs with this status.")
-@click.option("--tag", help="Only runs with this tag.")
+@choice()
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
 @as_json
 @click.pass_obj
-def list_(
-    target: Target,
-    workflow: str | None,
-    status: str | None,
-    tag: str | None,
-    limit: int,
-    as_json: bool,
-) -> None:
+def list_(target: Target, chosen: Chosen, limit: int, as_json: bool) -> None:
     """List runs, newest first. Reads only."""
-    wanted = RunFilter(workflow, cast("RunStatus | None", status), tag, limit)
 
     async def read() -> list[RunRecord]:
         async with target.reading() as store:
+            wanted = chosen.wanted._replace(limit=limit)
             return [] if store is None else await store.list_runs(wanted)
 
-    found = _run(read())
+    found = in_loop(read())
     if as_json:
         from pikku._commands.documents import run_document
 
@@ -161,6 +165,36 @@ def list_(
 
 
 @runs.command()
+@choice(status=False)
+@as_json
+@click.pass_obj
+def count(target: Target, chosen: Chosen, as_json: bool) -> None:
+    """Count runs by their status. Reads only."""
+    from pikku._commands.output import columns
+    from pikku._commands.writing import writing
+
+    async def read() -> dict[str, int]:
+        async with writing(target) as desk:
+            if desk is None:
+                return {}
+            if not chosen.anything:
+                return await desk.engine.store.count_runs()
+            counts: dict[str, int] = {}
+            async for run in desk.control.every(chosen.wanted):
+                counts[run.status] = counts.get(run.status, 0) + 1
+            return counts
+
+    found = {status: number for status, number in sorted(in_loop(read()).items()) if number}
+    if as_json:
+        put_json(found)
+        return
+    if not found:
+        tell("no runs")
+    for line in columns([(status, str(number)) for status, number in found.items()]):
+        put(line)
+
+
+@runs.command()
 @run_id_argument
 @as_json
 @click.pass_obj
@@ -172,16 +206,17 @@ def show(target: Target, run_id: str, as_json: bool) -> None:
 
     async def read() -> None:
         async with target.reading() as store:
-            loaded, store = await _loaded(target, store, run_id)
+            loaded, store = await load(target, store, run_id)
             now_us = store.clock.now_us()
             wait = wait_of(loaded, now_us)
+            entries = await store.load_history(run_id)
             if as_json:
-                put_json(show_document(loaded, wait))
+                put_json(show_document(loaded, wait, entries))
                 return
-            for line in timeline(loaded, await store.load_history(run_id), wait, now_us):
+            for line in timeline(loaded, entries, wait, now_us):
                 put(line)
 
-    _run(read())
+    in_loop(read())
 
 
 @runs.command()
@@ -196,7 +231,7 @@ def history(target: Target, run_id: str, as_json: bool) -> None:
 
     async def read() -> None:
         async with target.reading() as store:
-            loaded, store = await _loaded(target, store, run_id)
+            loaded, store = await load(target, store, run_id)
             events = history_of(loaded.run, loaded.steps, await store.load_history(run_id))
         if as_json:
             for document in history_documents(events):
@@ -214,54 +249,41 @@ def history(target: Target, run_id: str, as_json: bool) -> None:
         for line in columns(rows):
             put(line)
 
-    _run(read())
-
-
-@runs.command()
-@run_id_argument
-@click.option("--reason", required=True, help="Why; recorded with the run.")
-@as_json
-@click.pass_obj
-def cancel(target: Target, run_id: str, reason: str, as_json: bool) -> None:
-    """Ask a run to unwind. The request is recorded; a process that hosts the app carries it out."""
-    from pikku._records import CancelRun
-
-    async def request() -> tuple[RunRecord, bool]:
-        async with target.reading() as store:
-            if store is None:
-                raise RunNotFoundError(run_id, store=target.make_store().address)
-            reply = await store.apply("", [CancelRun(run_id, reason)], {})
-            result = reply.results[0]
-            if result.error is not None:
-                raise result.error
-            run = await store.load_run(run_id)
-            if run is None:
-                raise RunNotFoundError(run_id, store=store.address)
-            return run, result.code == "settled"
-
-    run, settled = _run(request())
-    if as_json:
-        from pikku._commands.documents import run_document
-
-        put_json(run_document(run))
-    if settled:
-        raise RunStateError(
-            f"run {run_id} is {run.status} and cannot be cancelled",
-            hint=f"what became of it: pikku runs show {run_id}",
-        )
-    if not as_json:
-        put(f"{run_id} {run.status}, cancel requested")
-        if run.owner is None:
-            tell(f"carried out by the next host: pikku worker, or: pikku runs resume {run_id}")
+    in_loop(read())
 
 
 # --- what the commands share -------------------------------------------------------------------
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
+def in_loop(work: Coroutine[Any, Any, T]) -> T:
+    """The result of *work*, on an event loop of its own."""
     import asyncio
 
     return asyncio.run(work)
+
+
+def host(
+    target: Target,
+    change: Callable[[Engine], Coroutine[Any, Any, str]],
+    *,
+    wait: bool,
+    timeout: str | None,
+    as_json: bool,
+) -> None:
+    """Host the app, *change* something, and execute and follow the run that it names."""
+    from pikku._commands.hosting import follow_unless_stopped, hosting, run_until_stopped
+
+    limit = limit_of(timeout, wait=wait)
+    app = target.load_app()
+
+    async def main(stop: Stop) -> tuple[LoadedRun, Wait]:
+        async with hosting(app, target.store, sticky=False) as engine:
+            run_id = await change(engine)
+            return await follow_unless_stopped(
+                stop, engine, run_id, new=False, to_the_end=wait, timeout_us=limit
+            )
+
+    conclude(*run_until_stopped(main), waited=wait, as_json=as_json)
 
 
 async def _open_again(engine: Engine, run_id: str, began_us: int) -> None:
@@ -274,7 +296,7 @@ async def _open_again(engine: Engine, run_id: str, began_us: int) -> None:
         await engine.resume(run_id)
     except RunStateError:
         run = await engine.store.load_run(run_id)
-        if run is None or run.finished_us is None or run.finished_us < began_us:
+        if run is None or (run.finished_us is not None and run.finished_us < began_us):
             raise
     run = await engine.store.load_run(run_id)
     if run is None:
@@ -284,61 +306,14 @@ async def _open_again(engine: Engine, run_id: str, began_us: int) -> None:
         tell("another process holds it; it is taken over once that one is gone")
 
 
-async def _loaded(target: Target, store: Store | None, run_id: str) -> tuple[LoadedRun, Store]:
+async def load(target: Target, store: Store | None, run_id: str) -> tuple[LoadedRun, Store]:
+    """The run with its steps, and the store that has it.
+
+    Raises:
+        RunNotFoundError: if there is none.
+    """
     loaded = None if store is None else await store.load_steps(run_id)
     if store is None or loaded is None:
         address = target.make_store().address if store is None else store.address
         raise RunNotFoundError(run_id, store=address)
     return loaded, store
-
-
-def _input_text(given: str | None) -> str | None:
-    if given is None:
-        return None
-    try:
-        if given == "-":
-            return sys.stdin.read()
-        if given.startswith("@"):
-            return Path(given[1:]).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise click.BadParameter(f"{given[1:]}: {error.strerror}", param_hint="--input") from error
-    except UnicodeDecodeError as error:
-        raise click.BadParameter(f"{given}: it is not UTF-8", param_hint="--input") from error
-    return given
-
-
-def _limit(wait: bool, timeout: str | None) -> int | None:
-    if timeout is None:
-        return None
-    if not wait:
-        raise click.UsageError("--timeout goes with --wait")
-    from pikku._durations import duration_us
-
-    return duration_us(timeout)
-
-
-def _conclude(loaded: LoadedRun, wait: Wait, *, waited: bool, as_json: bool) -> None:
-    """Print how a hosted run stands, and raise for one that failed or was cancelled."""
-    from pikku import ErrorInfo
-    from pikku._commands.documents import outcome_document
-
-    run = loaded.run
-    if as_json:
-        put_json(outcome_document(run, wait))
-    elif waited and run.status == "completed":
-        put(run.output or "null")
-    else:
-        put(f"{run.run_id} {run.status}")
-    if run.status not in FINAL_STATUSES:
-        if wait.kind != "resume" and wait.sentence:
-            tell(wait.sentence)
-            tell(f"it goes on with: pikku worker, or: pikku runs resume {run.run_id} --wait")
-        return
-    error = ErrorInfo.shown(run.error) if run.error else ErrorInfo("Exception", "")
-    ended: PikkuError | None = None
-    if run.status == "failed":
-        ended = RunFailedError(run.run_id, run.workflow, error)
-    elif run.status == "cancelled":
-        ended = RunCancelledError(run.run_id, run.workflow, run.cancel_reason or error.message)
-    if ended is not None:
-        raise ended

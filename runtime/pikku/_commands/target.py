@@ -40,6 +40,7 @@ class Project:
     output: str | None
     store: str | None
     queue_service: str | None
+    retention: str | None
 
     @property
     def import_roots(self) -> list[Path]:
@@ -133,7 +134,11 @@ class Target:
                 raise
             project = None
         if project is not None and self.named_app in (None, project.app_package):
-            written = {"store": project.store, "queue_service": project.queue_service}
+            written = {
+                "store": project.store,
+                "queue_service": project.queue_service,
+                "retention": project.retention,
+            }
             baked = {key: value for key, value in written.items() if value}
             return effective(baked, overrides, project.folder)
         return effective({}, overrides, Path.cwd()) if named else None
@@ -156,11 +161,12 @@ class Target:
         return store
 
     @asynccontextmanager
-    async def reading(self) -> AsyncGenerator[Store | None, None]:
-        """The open store, without an engine; None where nothing has been stored yet."""
+    async def reading(self, *, make: bool = False) -> AsyncGenerator[Store | None, None]:
+        """The open store, without an engine; None where nothing has been stored yet, unless *make*
+        has it made."""
         store = self.make_store()
         file = stored_file(store)
-        if file is not None and not file.exists():
+        if file is not None and not make and not file.exists():
             yield None
             return
         await store.open()
@@ -221,7 +227,18 @@ def _project(folder: Path, table: dict[str, object]) -> Project:
         text("output"),
         text("store"),
         text("queue_service"),
+        _retention(folder, table.get("retention")),
     )
+
+
+def _retention(folder: Path, value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, dict):
+        table = cast("dict[str, object]", value)
+        if all(isinstance(each, str) for each in table.values()):
+            return ",".join(f"{status}={duration}" for status, duration in table.items())
+    raise SettingError(f"{folder / PYPROJECT}: `retention` must be a table of durations")
 
 
 def _extend_import_path(project: Project | None) -> None:

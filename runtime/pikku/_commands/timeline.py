@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -11,11 +12,20 @@ import click
 from pikku import ErrorInfo
 from pikku._clock import as_datetime
 from pikku._commands.output import columns, printable, shortened
-from pikku._commands.waiting import Wait, suspension_of, value
+from pikku._commands.waiting import (
+    Wait,
+    open_approvals,
+    outcome_of,
+    suspension_of,
+    unread_signals,
+    value,
+)
 from pikku._durations import format_us
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
+    GIVEN_UP,
+    WAITS,
     HistoryEntry,
     LoadedRun,
     RunRecord,
@@ -37,6 +47,9 @@ _ATTEMPT_KINDS = {
     "attempt_lost": "lost with its process",
     "handed_back": "handed back",
 }
+
+
+_TARGETS = {"rpc": "{step.target}", "signal": "signal {step.target}", "child": "{step.target}"}
 
 
 def colored(status: str) -> str:
@@ -73,6 +86,14 @@ def timeline(
         facts.append(("took", format_us(run.finished_us - run.created_us)))
     if run.tags:
         facts.append(("tags", printable(", ".join(run.tags))))
+    if run.started_by is not None:
+        facts.append(("by", printable(run.started_by)))
+    if run.parent is not None:
+        facts.append(("parent", f"{run.parent}  {printable(run.parent_step or '')}"))
+    if run.forked_from is not None:
+        facts.append(("fork of", run.forked_from))
+    if run.pinned:
+        facts.append(("pinned", f"to version {run.version or '?'}"))
     if run.input != "null":
         facts.append(("input", _shown(run.input)))
     if run.status == "completed":
@@ -82,7 +103,10 @@ def timeline(
     lines += [f"  {line}" for line in columns(facts)]
     if loaded.steps:
         lines += ["", *_step_lines(loaded, entries, now_us)]
-    lines += _ending(run, wait)
+    for name, count in unread_signals(loaded, entries):
+        times = "" if count == 1 else f", {count} times"
+        lines += ["", f"signal {printable(name)} has come{times}, and no step has taken it"]
+    lines += _ending(loaded, wait)
     return lines
 
 
@@ -99,8 +123,11 @@ def _step_lines(loaded: LoadedRun, entries: Sequence[HistoryEntry], now_us: int)
         name = shortened(step.key, 60).ljust(width)
         unfinished = is_over and step.status not in ENDED_STEP
         status = colored(step.status) + " " * (9 - len(step.status))
-        target = step.target if step.kind == "rpc" else step.kind.replace("_", " ")
+        target = _TARGETS.get(step.kind, step.kind.replace("_", " ")).format(step=step)
         span = ", not finished when the run ended" if unfinished else _span(step, now_us)
+        given_up = step.error == GIVEN_UP
+        if given_up:
+            status, span = "given up ", ""
         lines.append(f"  {status}  {name}  {printable(target)}{span}")
         if step.status == "running" and step.progress is not None:
             lines.append(f"             {_progress(step.progress)}")
@@ -111,7 +138,7 @@ def _step_lines(loaded: LoadedRun, entries: Sequence[HistoryEntry], now_us: int)
             lines.append(
                 f"             attempt {entry.attempt} {what} at {at}" + (f": {why}" if why else "")
             )
-        if step.status == "failed":
+        if step.status == "failed" and not given_up:
             lines.append(f"             {_error_sentence(step.error)}")
             lines += _where(step.error)
     return lines
@@ -147,6 +174,14 @@ def _span(step: StepRecord, now_us: int) -> str:
             return ""
         left = f", {format_us(step.due_us - now_us)} left" if step.due_us > now_us else ", due"
         return f", sleeping until {as_datetime(step.due_us):%H:%M:%S} UTC{left}"
+    if step.kind in WAITS:
+        return _wait_span(step, now_us)
+    if step.kind == "child":
+        took = (
+            "" if step.finished_us is None else f", {format_us(step.finished_us - step.created_us)}"
+        )
+        attempts = f", {step.attempt} attempts" if step.attempt > 1 else ""
+        return f", run {_child(step)}{attempts}{took}"
     if step.status == "scheduled" and step.due_us is not None:
         return f", attempt {step.attempt} at {as_datetime(step.due_us):%H:%M:%S} UTC"
     attempts = f", {step.attempt} attempts" if step.attempt > 1 else ""
@@ -157,7 +192,30 @@ def _span(step: StepRecord, now_us: int) -> str:
     return f"{attempts}, {format_us(step.finished_us - step.started_us)}"
 
 
-def _ending(run: RunRecord, wait: Wait) -> list[str]:
+def _wait_span(step: StepRecord, now_us: int) -> str:
+    """How a wait for a word from outside has ended, or until when it lasts."""
+    if step.finished_us is not None:
+        outcome = outcome_of(step) if step.kind == "approval" else None
+        if step.kind == "signal" and step.result is None:
+            outcome = "timed out"
+        took = format_us(step.finished_us - step.created_us)
+        return f", {printable(outcome)}, {took}" if outcome else f", {took}"
+    until = ""
+    if step.due_us is not None:
+        until = f", at most until {as_datetime(step.due_us):%Y-%m-%d %H:%M:%S} UTC"
+    return f", waiting for {format_us(max(0, now_us - step.created_us))}{until}"
+
+
+def _child(step: StepRecord) -> str:
+    """The id of the run that a step has started."""
+    if step.job is not None:
+        return step.job
+    started = value(step.result)
+    return started if isinstance(started, str) else "?"
+
+
+def _ending(loaded: LoadedRun, wait: Wait) -> list[str]:
+    run = loaded.run
     if run.status == "failed":
         return ["", f"failed: {_error_sentence(run.error)}"]
     if run.status == "cancelled":
@@ -176,6 +234,17 @@ def _ending(run: RunRecord, wait: Wait) -> list[str]:
         return ["", f"held by a process; should that one be gone, it goes on with: {go_on}"]
     if wait.kind == "host":
         return ["", wait.sentence, f"what to do: {go_on}"]
+    asked = open_approvals(loaded)
+    if wait.kind == "approval":
+        ways = [
+            f"pikku runs approve {run.run_id} {shlex.quote(printable(each.key))}" for each in asked
+        ]
+        return ["", printable(wait.sentence), *(f"answered by: {way}" for way in ways)]
+    if wait.kind == "signal":
+        way = f"pikku runs signal {run.run_id} {shlex.quote(printable(wait.other or ''))}"
+        return ["", printable(wait.sentence), f"sent by: {way}"]
+    if wait.kind == "child":
+        return ["", printable(wait.sentence), f"more: pikku runs show {wait.other}"]
     return ["", printable(wait.sentence), f"executed by any process that hosts the app: {go_on}"]
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from pikku._diagnosis import Symptom, diagnose
+from pikku._diagnosis import Symptom, awaited_children, diagnose
 from pikku._ids import new_session_id
 from pikku._records import (
     FINAL_STATUSES,
+    LoadedRun,
     Op,
     ReapSessions,
     RequeueRun,
@@ -102,13 +103,26 @@ async def _look(store: Store, run_ids: Iterable[str]) -> tuple[dict[str, list[Sy
             continue
         try:
             loaded = await store.load_steps(run_id)
+            ended = await _ended_children(store, loaded)
         except StoreError as error:
             sick[run_id] = [Symptom("corrupt", f"cannot be read: {error}")]
             continue
-        if loaded is not None and (symptoms := diagnose(loaded, found)):
+        if loaded is not None and (symptoms := diagnose(loaded, found, ended)):
             sick[run_id] = symptoms
     still = not any(until >= found.now_us for until in found.sessions.values())
     return sick, still
+
+
+async def _ended_children(store: Store, loaded: LoadedRun | None) -> set[str]:
+    """Those runs that the run waits for, and that are final or not there."""
+    if loaded is None or loaded.run.status != "running":
+        return set()
+    ended: set[str] = set()
+    for child_id in awaited_children(loaded):
+        child = await store.load_run(child_id)
+        if child is None or child.status in FINAL_STATUSES:
+            ended.add(child_id)
+    return ended
 
 
 async def mend(store: Store, cases: list[Case]) -> list[Case]:

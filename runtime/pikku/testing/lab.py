@@ -165,13 +165,14 @@ class WorkflowLab(Generic[S]):
         await self._settle(None)
 
     async def _settle(self, at_most_seconds: float | None) -> None:
-        try:
-            async with asyncio.timeout(at_most_seconds):
-                while not self._crashed and not self._opened.engine.is_quiet:
-                    self._rested.clear()
+        while not self._crashed and not self._opened.engine.is_quiet:
+            self._rested.clear()
+            try:
+                async with asyncio.timeout(at_most_seconds):
                     await self._rested.wait()
-        except TimeoutError:
-            pass
+            except TimeoutError:
+                if self._opened.engine.executes_at_most:
+                    return
 
     def crash_after(self, step: str) -> None:
         """Let the process die, so to say, when the outcome of *step* (a name, or a key such as
