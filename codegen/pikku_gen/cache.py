@@ -16,7 +16,7 @@ from pikku_gen.model.frozen import freeze, thaw
 from pikku_gen.project import SourceFile
 from pikku_gen.write import write_atomically
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _FOLDER: Final = ".pikku"
 _NAME: Final = "scan.json"
 _TICK: Final = 50_000_000
@@ -54,17 +54,19 @@ class Cache:
         found = self.entries.get(file.path)
         return found if found is not None and found.stamp == file.stamp else None
 
-    def renew(self, file: SourceFile, data: bytes, *, passed: bool) -> Entry:
-        """The entry of a file that was read again; facts stay where the bytes are the same."""
+    def renew(self, file: SourceFile, data: bytes, *, passed: bool | None = None) -> Entry:
+        """The entry of a file that was read again; facts stay where the bytes are the same, and so
+        does what is known of `passed` where nothing is said."""
         digest = hashlib.sha256(data).hexdigest()
         found = self.entries.get(file.path)
         self.used.add(file.path)
         self.dirty = True
         if found is None or found.digest != digest:
-            found = Entry(file.stamp, digest, passed)
+            found = Entry(file.stamp, digest, passed=False)
             self.entries[file.path] = found
         found.stamp = file.stamp if _settled(file.stamp) else _UNSETTLED
-        found.passed = passed
+        if passed is not None:
+            found.passed = passed
         return found
 
     def holds(self, files: Sequence[SourceFile]) -> bool:

@@ -89,7 +89,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "The generator reads declarations from the source. A decorator called on a value, options"
         " given by position or unpacked from a dictionary hide what is declared.",
         "charge = pikku_func(_charge)\nwire_workflow(**options)",
-        "Use `@pikku_func`, `@pikku_func(name=…)`, `wire_workflow(name=…, func=…)`.",
+        "Use `@pikku_func`, `@pikku_func(name=…)`, `wire_workflow(name=…, func=…)`,"
+        " `wire_signal(name=…, payload=…)`.",
     ),
     Entry(
         "PKG201",
@@ -166,7 +167,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "unknown option",
         "{0}",
         "see the options in the signature of the decorator",
-        "A decorator or wire_workflow was given a keyword that it does not have.",
+        "A decorator, wire_workflow or wire_signal was given a keyword that it does not have.",
         "@pikku_func(retrys=3)",
         "Use the name the hint shows.",
     ),
@@ -184,8 +185,9 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "PKG210",
         "unknown name",
         "{0}",
-        "declare it with @pikku_func or wire_workflow, or correct the name",
-        "A string or an attribute names an RPC or a workflow that the project does not declare.",
+        "declare it with @pikku_func, wire_workflow or wire_signal, or correct the name",
+        "A string or an attribute names an RPC, a workflow or a signal that the project does not"
+        " declare.",
         'await ctx.workflow.do("Send welcome email", "send_mail", data)',
         "Use the name the hint shows.",
     ),
@@ -261,6 +263,37 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         'await ctx.rpc.invoke("charge", data)   # write: await ctx.rpc.charge(data)',
         'Use attributes or function references. `string_names = "always"` brings them back.',
         severity="note",
+    ),
+    Entry(
+        "PKG218",
+        "duplicate signal name",
+        "the signal name `{0}` is taken",
+        "give each signal a name of its own, and import the one that exists where it is meant",
+        "Two calls of wire_signal use one name, so a payload could be of either type.",
+        'upgraded = wire_signal(name="upgraded", payload=Upgrade)\n'
+        'renewed = wire_signal(name="upgraded", payload=Renewal)',
+        "Rename one of them, or import the other.",
+    ),
+    Entry(
+        "PKG219",
+        "payload that is no type",
+        "the payload `{0}` is not written as a type",
+        "name a class or an alias, or leave `payload` out",
+        "The payload of a signal becomes part of the generated types, so it is read from the"
+        " source: a name, a dotted name, or one with its parameters.",
+        'wire_signal(name="upgraded", payload=make_type())',
+        "Define the type at the top level of a module and name it.",
+    ),
+    Entry(
+        "PKG220",
+        "name of a function and of a workflow",
+        "`{0}` is the name of an RPC too",
+        "rename the workflow or the function: a step that names it by a string could mean either",
+        "Steps may name functions and workflows by a string. Where one name stands for both, the"
+        " string does not say whether a function is called or a run is started.",
+        "@pikku_func\nasync def order(ctx: Context) -> None: ...\n\n"
+        'wire_workflow(name="order", func=order_workflow)',
+        "Rename one of them.",
     ),
     Entry(
         "PKG301",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ StringNames = Literal["auto", "always", "never"]
 
 PYPROJECT: Final = "pyproject.toml"
 _TEXTS: Final = ("root", "output", "package", "services", "store", "queue_service", "authorize")
-_KNOWN: Final = (*_TEXTS, "source", "string_names", "client_types", "queues", "lint")
+_KNOWN: Final = (*_TEXTS, "source", "string_names", "client_types", "queues", "lint", "retention")
+_ENDS: Final = ("completed", "failed", "cancelled")
+_DURATION: Final = re.compile(r"(\d+(\.\d+)?(ms|s|min|h|d|w))+|P[\dYMWDTHS.]+")
 _CHOICES: Final = {
     "string_names": ("auto", "always", "never"),
     "client_types": ("copy", "import"),
@@ -34,6 +37,8 @@ class Settings:
     services: str | None = None
     store: str | None = None
     queue_service: str | None = None
+    retention: str | None = None
+    """`30d`, or `completed=30d,failed=90d`."""
     string_names: StringNames = "auto"
     admits_python_3_11: bool = False
     lines: tuple[tuple[str, int], ...] = ()
@@ -100,6 +105,9 @@ def _settings(
             problems.append(diagnostic("PKG504", place, f"`{key}` {wrong}"))
         elif isinstance(value, str):
             good[key] = value
+        elif key == "retention":
+            kept = cast("Mapping[str, str]", value)
+            good[key] = ",".join(f"{status}={age}" for status, age in sorted(kept.items()))
     source = table.get("source", ())
     folders = tuple(cast("list[str]", source)) if not _wrong("source", source) else ()
     return (
@@ -112,6 +120,7 @@ def _settings(
             services=good.get("services"),
             store=good.get("store"),
             queue_service=good.get("queue_service"),
+            retention=good.get("retention"),
             string_names=cast(StringNames, good.get("string_names", "auto")),
             admits_python_3_11=_admits_3_11(document),
             lines=lines,
@@ -124,6 +133,8 @@ def _wrong(key: str, value: object) -> str:
     if key == "source":
         items = cast("list[object]", value) if isinstance(value, (list, tuple)) else [None]
         return "" if all(isinstance(item, str) for item in items) else "must be a list of folders"
+    if key == "retention":
+        return _wrong_retention(value)
     if key in ("queues", "lint"):
         return "" if isinstance(value, dict) else "must be a table"
     if not isinstance(value, str):
@@ -137,6 +148,16 @@ def _wrong(key: str, value: object) -> str:
     if not value:
         return "must not be empty"
     return ""
+
+
+def _wrong_retention(value: object) -> str:
+    kept = cast("Mapping[str, object]", value) if isinstance(value, dict) else {"": value}
+    for status, age in kept.items():
+        if status and status not in _ENDS:
+            return f"knows the statuses {', '.join(_ENDS)}, not `{status}`"
+        if not isinstance(age, str) or not _DURATION.fullmatch(age):
+            return f'must be a duration such as "30d", or a table of them, not `{age}`'
+    return "" if kept else "must not be empty"
 
 
 def _admits_3_11(document: Mapping[str, object]) -> bool:

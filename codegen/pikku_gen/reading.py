@@ -154,7 +154,7 @@ class Reader:
         self._cache.dirty = True
 
     def _add(self, file: SourceFile, fact: ScanFact) -> None:
-        if not file.importable and (fact.functions or fact.wires):
+        if not file.importable and (fact.functions or fact.wires or fact.signals):
             name = next(part for part in file.module.split(".") if not part.isidentifier())
             self._report("PKG104", file, name)
             return
@@ -191,7 +191,7 @@ class Reader:
         if entry is not None:
             return entry
         data = self._bytes(file)
-        return self._cache.renew(file, data, passed=False) if data is not None else None
+        return self._cache.renew(file, data) if data is not None else None
 
     def _text(self, file: SourceFile) -> str | None:
         if file.path not in self._texts:

@@ -5,4 +5,8 @@
 """Imports every module that registers something; the app imports this one when it opens."""
 
 import shop.functions
+import shop.migration
+import shop.purchases
+import shop.reports
+import shop.trials
 import shop.workflows

@@ -16,8 +16,19 @@ if TYPE_CHECKING:
 
 I = TypeVar("I")
 O = TypeVar("O")
+P = TypeVar("P")
 
-registry = pikku.Registry("shop_pikku")
+registry = pikku.Registry(
+    "shop_pikku",
+    versions={
+        "migration": "dde4a152042249d8",
+        "onboarding": "fdbd6961cbd6d3d7",
+        "order": "1f5171a2a27fd1a7",
+        "purchase": "174a6e4ce3918dfc",
+        "report": "61d0c326bed497fa",
+        "trial": "5409d2d502da53f1",
+    },
+)
 
 
 class Context(pikku.FunctionContext["Services", Rpc]):
@@ -99,3 +110,12 @@ def wire_workflow(
 ) -> None:
     """Makes a workflow startable under a name."""
     registry.wire_workflow(name=name, func=func, description=description, tags=tags, expose=expose)
+
+
+@overload
+def wire_signal(*, name: str, payload: type[P], description: str = "") -> pikku.Signal[P]: ...
+@overload
+def wire_signal(*, name: str, payload: None = None, description: str = "") -> pikku.Signal[None]: ...
+def wire_signal(*, name: str, payload: Any = None, description: str = "") -> Any:
+    """Declares a signal: what is sent to a run from outside, under a name, with a typed payload."""
+    return registry.wire_signal(name=name, payload=payload, description=description)

@@ -5,9 +5,16 @@ from contextlib import AbstractContextManager
 from pikku import SyncBoundWorkflow
 from pikku import SyncRun
 from shop.types import Fulfilment
+from shop.types import Migrated
+from shop.types import Migration
 from shop.types import Onboarded
 from shop.types import Onboarding
 from shop.types import Order
+from shop.types import Purchase
+from shop.types import Purchased
+from shop.types import Report
+from shop.types import Trial
+from shop.types import TrialEnd
 from typing import Literal
 from typing import overload
 
@@ -16,6 +23,11 @@ __all__ = ["SyncApp", "open_app"]
 class SyncWorkflows:
     """The wired workflows of this project."""
 
+    migration: SyncBoundWorkflow[Migration, Migrated]
+    """shop.migration:migration_workflow
+
+    Customer records
+    """
     onboarding: SyncBoundWorkflow[Onboarding, Onboarded]
     """shop.workflows:onboarding_workflow
 
@@ -26,14 +38,37 @@ class SyncWorkflows:
 
     Order fulfilment
     """
+    purchase: SyncBoundWorkflow[Purchase, Purchased]
+    """shop.purchases:purchase_workflow
+
+    A purchase, approved where it is dear
+    """
+    report: SyncBoundWorkflow[list[str], Report]
+    """shop.reports:report_workflow
+
+    Reserved articles
+    """
+    trial: SyncBoundWorkflow[Trial, TrialEnd]
+    """shop.trials:trial_workflow
+
+    Fourteen days for free
+    """
 
 class SyncApp:
     """The opened app."""
 
     workflows: SyncWorkflows
     @overload
+    def get_run(self, name: Literal["migration"], run_id: str, /) -> SyncRun[Migrated]: ...
+    @overload
     def get_run(self, name: Literal["onboarding"], run_id: str, /) -> SyncRun[Onboarded]: ...
     @overload
     def get_run(self, name: Literal["order"], run_id: str, /) -> SyncRun[Fulfilment]: ...
+    @overload
+    def get_run(self, name: Literal["purchase"], run_id: str, /) -> SyncRun[Purchased]: ...
+    @overload
+    def get_run(self, name: Literal["report"], run_id: str, /) -> SyncRun[Report]: ...
+    @overload
+    def get_run(self, name: Literal["trial"], run_id: str, /) -> SyncRun[TrialEnd]: ...
 
 def open_app(*, store: str | None = None) -> AbstractContextManager[SyncApp]: ...

@@ -18,7 +18,11 @@ def body(text: str) -> BodyFacts:
     module = cst.parse_module(HEAD + indent(dedent(text).strip(), "    ") + "\n")
     function = module.body[0]
     assert isinstance(function, cst.FunctionDef)
-    return read_body(function, lambda name: name if name == "start_workflow" else "", unmeasured)
+    return read_body(function, meaning, unmeasured)
+
+
+def meaning(name: str) -> str:
+    return name if name == "start_workflow" or name.startswith("signals.") else ""
 
 
 def fates(text: str) -> list[str]:
@@ -50,6 +54,15 @@ def only_step(text: str) -> StepFact:
             "async with asyncio.TaskGroup() as g:\n    g.create_task(ctx.workflow.do('A', f))",
             "used",
         ),
+        ("x = await ctx.workflow.race(ctx.workflow.do('A', f), y)", "used"),
+        ("ctx.workflow.race(ctx.workflow.do('A', f), y)", "unawaited"),
+        ("ctx.workflow.map('A', f, [])", "unawaited"),
+        ("ctx.workflow.wait_for_signal('A', s)", "unawaited"),
+        ("x = ctx.workflow.approval('A')", "unused"),
+        ("ctx.workflow.patched('A')", "used"),
+        ("x = ctx.workflow.patched('A')", "used"),
+        ("async with ctx.workflow.saga() as s:\n    s.do('A', f, 1, undo=g)", "unawaited"),
+        ("s = ctx.workflow.saga()\nasync with s:\n    await s.do('A', f, 1, undo=g)", "used"),
     ],
 )
 def test_what_becomes_of_a_step(text: str, fate: str) -> None:
@@ -96,6 +109,31 @@ def test_the_ways_to_name_a_target(target: str, kind: str, text: str) -> None:
 
     assert step.target is not None
     assert (step.target.kind, step.target.text) == (kind, text)
+
+
+@pytest.mark.parametrize(
+    ("signal", "kind", "text"),
+    [
+        ("'upgraded'", "signal", "upgraded"),
+        ("signals.upgraded", "signals", "upgraded"),
+        ("upgraded", "reference", "upgraded"),
+        ("make()", "unknown", ""),
+    ],
+)
+def test_the_ways_to_name_a_signal(signal: str, kind: str, text: str) -> None:
+    step = only_step(f"await ctx.workflow.wait_for_signal('A', {signal})")
+
+    assert step.target is not None
+    assert (step.target.kind, step.target.text) == (kind, text)
+
+
+def test_what_undoes_a_step_of_a_saga_is_a_target_too() -> None:
+    step = only_step(
+        "async with ctx.workflow.saga() as s:\n    await s.do('A', 'book', 1, undo=ctx.rpc.release)"
+    )
+
+    assert step.undo is not None
+    assert (step.undo.kind, step.undo.text) == ("attribute", "release")
 
 
 def test_steps_on_one_line_are_planned_and_others_are_not() -> None:

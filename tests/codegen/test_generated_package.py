@@ -16,8 +16,10 @@ import pytest
 import pikku
 import pikku_gen
 import shop_pikku
-from shop_pikku import rpc, workflows
+from shop.types import Receipt
+from shop_pikku import rpc, signals, workflows
 from shop_pikku._context import registry
+from shop_pikku.testing import WorkflowLab
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "generated" / "shop_pikku"
@@ -98,8 +100,32 @@ def test_the_stubs_name_what_the_app_registers() -> None:
 
     assert rpc_names == sorted(registry.functions)
     assert flow_names == sorted(registry.workflows)
+    signal_attributes = [n for n in stub_classes("_signals.pyi")["Signals"] if n != "names"]
+    signal_names = [getattr(signals, name).name for name in signal_attributes]
+
+    assert signal_names == sorted(registry.signals)
     assert stub_classes("_rpc.pyi")["RpcNames"] == stub_classes("_rpc.pyi")["Rpc"]
+    assert stub_classes("testing.pyi")["Fakes"] == stub_classes("_rpc.pyi")["Rpc"]
     assert stub_classes("sync.pyi")["SyncWorkflows"] == flow_attributes
+
+
+def test_the_registry_knows_the_version_of_every_workflow() -> None:
+    import_module("shop_pikku._bootstrap")
+    manifest = json.loads((PACKAGE / "manifest.json").read_text(encoding="utf-8"))
+
+    assert registry.versions == {flow["name"]: flow["version"] for flow in manifest["workflows"]}
+    assert set(registry.versions) == set(registry.workflows)
+
+
+async def test_the_lab_of_the_package_needs_no_app_and_takes_fakes() -> None:
+    async with WorkflowLab(services=None) as lab:
+        lab.fakes.create_user_profile = lambda data: None
+        lab.fakes.send_email = lambda data: None
+        lab.fakes.charge = lambda data: Receipt(data.order_id, data.amount)
+        run = await workflows.onboarding.start({"email": "a@b.c", "user_id": "u1"})
+
+        assert await run.result() == {"success": True}
+        assert lab.executions("Send welcome email") == 1
 
 
 @pytest.mark.parametrize("stub", sorted(PACKAGE.glob("*.pyi")), ids=lambda path: path.name)
@@ -118,12 +144,13 @@ def test_what_the_stubs_take_from_pikku_is_public_there(stub: Path) -> None:
 def test_the_manifest_lists_what_was_found() -> None:
     manifest = json.loads((PACKAGE / "manifest.json").read_text(encoding="utf-8"))
 
-    assert [flow["name"] for flow in manifest["workflows"]] == ["onboarding", "order"]
-    steps = manifest["workflows"][0]["steps"]
+    flows = {flow["name"]: flow for flow in manifest["workflows"]}
+    steps = flows["onboarding"]["steps"]
     assert [step["name"] for step in steps] == [
         "Create user profile in database",
         "Generate welcome message",
         "Wait 5 minutes before welcome email",
         "Send welcome email",
     ]
+    assert [signal["name"] for signal in manifest["signals"]] == ["upgraded"]
     assert sorted(manifest["files"]) == sorted(p.name for p in PACKAGE.iterdir() if p.is_file())

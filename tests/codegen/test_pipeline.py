@@ -90,7 +90,7 @@ def test_only_the_files_that_differ_are_written(shop: Shop) -> None:
 
     outcome = shop.run()
 
-    assert outcome.changes.written == ("_rpc.pyi", "_wire.pyi", "manifest.json")
+    assert outcome.changes.written == ("_rpc.pyi", "_wire.pyi", "manifest.json", "testing.pyi")
 
 
 def test_an_edit_of_the_same_size_in_the_same_moment_is_seen(shop: Shop) -> None:
@@ -103,6 +103,17 @@ def test_an_edit_of_the_same_size_in_the_same_moment_is_seen(shop: Shop) -> None
     outcome = shop.run()
 
     assert outcome.changes.stale
+
+
+def test_files_that_were_just_written_keep_what_they_declare(shop: Shop) -> None:
+    shop.run()
+    shop.write("shop/z_more.py", FUNCTIONS.replace("charge(", "refund("))
+
+    shop.run()
+
+    stub = (shop.package / "_rpc.pyi").read_text(encoding="utf-8")
+    assert "    charge: BoundRpc" in stub
+    assert "    refund: BoundRpc" in stub
 
 
 def test_an_edit_by_hand_of_the_output_is_put_right(shop: Shop) -> None:
@@ -353,3 +364,48 @@ def test_string_names_are_emitted_while_they_are_few(shop: Shop, count: int, str
     for stub in ("_rpc.pyi", "_wire.pyi"):
         assert ('Literal["f' in (shop.package / stub).read_text(encoding="utf-8")) == strings
     assert "f7: BoundRpc[None, None]" in (shop.package / "_rpc.pyi").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("count", "strings"), [(25, True), (26, False)])
+def test_a_step_names_workflows_by_a_string_while_all_targets_are_few(
+    shop: Shop, count: int, strings: bool
+) -> None:
+    header = "from shop_pikku import Context, WorkflowContext, pikku_func, pikku_workflow_func\n"
+    lines = ["from shop_pikku import wire_workflow\n"]
+    for n in range(count):
+        lines.append(f"@pikku_func\nasync def f{n}(ctx: Context) -> None: ...\n")
+        lines.append(f"@pikku_workflow_func\nasync def w{n}(ctx: WorkflowContext) -> None: ...\n")
+        lines.append(f'wire_workflow(name="flow-{n}", func=w{n})\n')
+    shop.write("shop/functions.py", header + "".join(lines))
+
+    outcome = shop.run()
+
+    assert codes(outcome) == ([] if strings else ["PKG217"])
+    stub = (shop.package / "_wire.pyi").read_text(encoding="utf-8")
+    assert 'Literal["f0"]' in stub
+    assert ('Literal["flow-0"]' in stub) == strings
+    assert 'Literal["flow-0"]' in (shop.package / "_workflows.pyi").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("count", "strings"), [(50, True), (51, False)])
+def test_signals_are_named_by_strings_while_they_are_few(
+    shop: Shop, count: int, strings: bool
+) -> None:
+    lines = [f'wire_signal(name="s{n}", payload=int)\n' for n in range(count)]
+    shop.write("shop/signals.py", "from shop_pikku import wire_signal\n" + "".join(lines))
+
+    outcome = shop.run()
+
+    assert codes(outcome) == ([] if strings else ["PKG217"])
+    for stub in ("_signals.pyi", "_wire.pyi"):
+        assert ('Literal["s0"]' in (shop.package / stub).read_text(encoding="utf-8")) == strings
+    assert "s7: Signal[int]" in (shop.package / "_signals.pyi").read_text(encoding="utf-8")
+
+
+def test_a_module_with_nothing_but_a_signal_is_registered(shop: Shop) -> None:
+    shop.write("shop/signals.py", 'from shop_pikku import wire_signal\n\nwire_signal(name="s")\n')
+
+    shop.run()
+
+    bootstrap = (shop.package / "_bootstrap.py").read_text(encoding="utf-8")
+    assert "import shop.signals" in bootstrap

@@ -26,7 +26,12 @@ def test_the_public_names_are_exactly_these() -> None:
 
 
 def test_the_testing_kit_has_exactly_these_names() -> None:
-    assert sorted(pikku.testing.__all__) == ["FakeClock", "WorkflowLab", "assert_replays"]
+    assert sorted(pikku.testing.__all__) == [
+        "FakeClock",
+        "Fakes",
+        "WorkflowLab",
+        "assert_replays",
+    ]
 
 
 def test_every_public_class_says_what_it_promises() -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pikku_gen.diagnostics import Diagnostic, diagnostic
 from pikku_gen.link.annotations import resolve_annotation
 from pikku_gen.link.attributes import attribute_for
+from pikku_gen.link.functions import function_named
+from pikku_gen.link.graph import Graphs, version_of
 from pikku_gen.link.services import resolve_services
 from pikku_gen.link.symbols import SymbolTable
 from pikku_gen.model.app import (
@@ -15,6 +18,7 @@ from pikku_gen.model.app import (
     FunctionModel,
     LooseWire,
     RpcModel,
+    SignalModel,
     Source,
     WorkflowModel,
 )
@@ -22,6 +26,9 @@ from pikku_gen.model.facts import FunctionFact, ScanFact
 from pikku_gen.project import Project
 
 RPC_STRINGS: Final = 50
+STEP_STRINGS: Final = 50
+"""Functions and workflows together: up to here a step may name a workflow by a string."""
+SIGNAL_STRINGS: Final = 50
 WORKFLOW_STRINGS: Final = 200
 
 Scanned = Sequence[tuple[Source, ScanFact]]
@@ -46,6 +53,13 @@ def link(
             if found.kind == "function":
                 rpcs.append(RpcModel(found.name, attribute_for(found.name), model))
     workflows, loose = _wired(table, scanned, functions)
+    workflows.sort(key=lambda flow: (flow.name, flow.place))
+    signals, unresolved = _signals(table, scanned)
+    problems += unresolved
+    rpcs.sort(key=lambda rpc: (rpc.name, rpc.function.place))
+    helpers = {(s.module, h.qualname): h for s, fact in scanned for h in fact.helpers}
+    graphs = Graphs(table, functions, helpers, rpcs, workflows, signals)
+    workflows = [_versioned(flow, graphs) for flow in workflows]
     services, services_path, wrong = resolve_services(project, table)
     problems += wrong
     used = {workflow.function.key for workflow in workflows}
@@ -60,12 +74,14 @@ def link(
             key: value
             for key, value in (
                 ("queue_service", settings.queue_service),
+                ("retention", settings.retention),
                 ("store", settings.store),
             )
             if value is not None
         },
-        rpcs=tuple(sorted(rpcs, key=lambda rpc: (rpc.name, rpc.function.place))),
-        workflows=tuple(sorted(workflows, key=lambda flow: (flow.name, flow.place))),
+        rpcs=tuple(rpcs),
+        workflows=tuple(workflows),
+        signals=tuple(signals),
         unwired=tuple(
             function
             for key, function in sorted(functions.items())
@@ -74,10 +90,16 @@ def link(
         loose=tuple(loose),
         uses=tuple((source, use) for source, fact in scanned for use in fact.uses),
         modules=tuple(
-            sorted({source.module for source, fact in scanned if fact.functions or fact.wires})
+            sorted(
+                source.module
+                for source, fact in scanned
+                if fact.functions or fact.wires or fact.signals
+            )
         ),
-        mixed=tuple(_mixed(scanned, rpcs, workflows)),
+        mixed=tuple(_mixed(scanned, rpcs, workflows, signals)),
         rpc_strings=_emits(settings.string_names, len(rpcs), RPC_STRINGS),
+        child_strings=_emits(settings.string_names, len(rpcs) + len(workflows), STEP_STRINGS),
+        signal_strings=_emits(settings.string_names, len(signals), SIGNAL_STRINGS),
         workflow_strings=_emits(settings.string_names, len(workflows), WORKFLOW_STRINGS),
     ), tuple(problems)
 
@@ -106,30 +128,33 @@ def _wired(
     return workflows, loose
 
 
-def function_named(
-    table: SymbolTable,
-    functions: dict[tuple[str, str], FunctionModel],
-    module: str,
-    dotted: str,
-) -> FunctionModel | None:
-    """The decorated function that a dotted name of a module leads to."""
-    found = table.resolve(module, dotted)
-    if found is None or found.rest:
-        return None
-    key = table.follow(found.dotted).rpartition(".")
-    return functions.get((key[0], key[2]))
+def _versioned(flow: WorkflowModel, graphs: Graphs) -> WorkflowModel:
+    graph = graphs.of(flow.function)
+    return replace(flow, graph=tuple(graph), version=version_of(graph))
+
+
+def _signals(table: SymbolTable, scanned: Scanned) -> tuple[list[SignalModel], list[Diagnostic]]:
+    signals: list[SignalModel] = []
+    problems: list[Diagnostic] = []
+    for source, fact in scanned:
+        for signal in fact.signals:
+            payload, unresolved = resolve_annotation(table, source, signal.payload)
+            problems += unresolved
+            attribute = attribute_for(signal.name)
+            signals.append(SignalModel(signal.name, attribute, source, signal, payload))
+    return sorted(signals, key=lambda signal: (signal.name, signal.place)), problems
 
 
 def _mixed(
-    scanned: Scanned, rpcs: Iterable[RpcModel], workflows: Iterable[WorkflowModel]
+    scanned: Scanned,
+    rpcs: Iterable[RpcModel],
+    workflows: Iterable[WorkflowModel],
+    signals: Iterable[SignalModel],
 ) -> Iterator[Source]:
     models = [*(rpc.function for rpc in rpcs), *(flow.function for flow in workflows)]
-    homes = {
-        symbol.module
-        for model in models
-        for ref in (model.input, model.output)
-        for symbol in ref.symbols
-    }
+    refs = [ref for model in models for ref in (model.input, model.output)]
+    refs += [signal.payload for signal in signals]
+    homes = {symbol.module for ref in refs for symbol in ref.symbols}
     for source, fact in scanned:
         if fact.imports_package and source.module in homes:
             yield source

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pikku_gen.model.facts import FunctionFact, NameUse, WireFact
+from pikku_gen.model.facts import FunctionFact, NameUse, SignalFact, WireFact
 from pikku_gen.model.places import Place, Span
 
 
@@ -103,11 +103,31 @@ class WorkflowModel:
     source: Source
     wire: WireFact
     function: FunctionModel
+    graph: tuple[Mapping[str, object], ...] = ()
+    """Its steps and what decides on them, ready to be written down."""
+    version: str = ""
+    """The hash of the graph."""
 
     @property
     def place(self) -> Place:
         """Where its name is given in `wire_workflow`."""
         return self.source.at(self.wire.name_span)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalModel:
+    """A wired signal."""
+
+    name: str
+    attribute: str
+    source: Source
+    fact: SignalFact
+    payload: TypeRef
+
+    @property
+    def place(self) -> Place:
+        """Where its name is given in `wire_signal`."""
+        return self.source.at(self.fact.name_span)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +151,7 @@ class App:
     settings: Mapping[str, str]
     rpcs: tuple[RpcModel, ...]
     workflows: tuple[WorkflowModel, ...]
+    signals: tuple[SignalModel, ...]
     unwired: tuple[FunctionModel, ...]
     loose: tuple[LooseWire, ...]
     uses: tuple[tuple[Source, NameUse], ...]
@@ -139,6 +160,9 @@ class App:
     mixed: tuple[Source, ...]
     """Modules that define I/O types and import the generated package."""
     rpc_strings: bool
+    child_strings: bool
+    """A step may name a workflow by a string."""
+    signal_strings: bool
     workflow_strings: bool
 
     @property

@@ -11,6 +11,37 @@ from typing import Literal
 from pikku_gen.model.places import Span
 
 BindingKind = Literal["class", "def", "value", "alias", "typevar", "import"]
+TargetKind = Literal[
+    "name",
+    "attribute",
+    "reference",
+    "workflow",
+    "inline",
+    "signal",
+    "signals",
+    "unknown",
+]
+GraphKind = Literal[
+    "step",
+    "call",
+    "choice",
+    "loop",
+    "try",
+    "with",
+    "parallel",
+    "race",
+    "group",
+    "saga",
+    "start",
+    "join",
+    "local",
+    "unknown",
+    "return",
+    "raise",
+    "reraise",
+    "break",
+    "continue",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +152,10 @@ class TargetFact:
 
     `name`: a string; `attribute`: `ctx.rpc.<text>`; `reference`: a dotted name of the file;
     `workflow`: `workflows.<text>`; `inline`: a callable; `unknown`: any other expression.
+    Of a step that waits for a signal: `signal`: a string; `signals`: `signals.<text>`.
     """
 
-    kind: Literal["name", "attribute", "reference", "workflow", "inline", "unknown"]
+    kind: TargetKind
     span: Span
     text: str = ""
 
@@ -145,6 +177,43 @@ class StepFact:
     fate: Literal["used", "unawaited", "unused"]
     variable: str
     """The variable an unused step was kept in."""
+    undo: TargetFact | None = None
+    """What a step of a saga is undone by."""
+    detached: bool = False
+    """The step starts its target and gives back the id of the run."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphNode:
+    """One node of a workflow's step graph as its file has it; names still have to be followed.
+
+    `step`: `name` is its template, `text` the method of `ctx.workflow`; `call`: a helper, `text` as
+    written, that is given the context as its argument number `index` (or `keyword`); `choice`:
+    `exhaustive` where one of the parts is always taken; `loop`: body, else; `try`: body, else,
+    finally, handlers; `start` and `join`: `name` is the number of what was started.
+    """
+
+    kind: GraphKind
+    text: str = ""
+    name: str = ""
+    target: TargetFact | None = None
+    undo: TargetFact | None = None
+    parts: tuple[tuple[GraphNode, ...], ...] = ()
+    exhaustive: bool = False
+    detached: bool = False
+    index: int = -1
+    keyword: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HelperFact:
+    """A plain function that takes a workflow's context, and the steps it takes with it."""
+
+    qualname: str
+    parameters: tuple[str, ...]
+    contexts: tuple[str, ...]
+    """The parameters that are taken for a context, or for its `workflow`."""
+    graph: tuple[GraphNode, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +257,7 @@ class FunctionFact:
     concurrent: tuple[ConcurrentName, ...] = ()
     linear: bool = False
     """The steps stand on one straight line."""
+    graph: tuple[GraphNode, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +275,23 @@ class WireFact:
 
 
 @dataclass(frozen=True, slots=True)
-class NameUse:
-    """A string that names an RPC or a workflow outside of a workflow's steps."""
+class SignalFact:
+    """A call of `wire_signal`."""
 
-    kind: Literal["rpc", "workflow"]
+    span: Span
+    name: str
+    name_span: Span
+    payload: AnnotationFact
+    description: str
+    variable: str
+    """The top-level name it is kept in; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameUse:
+    """A string that names an RPC, a workflow or a signal outside of a workflow's steps."""
+
+    kind: Literal["rpc", "workflow", "signal"]
     name: str
     span: Span
     data: ValueFact | None = None
@@ -220,6 +303,8 @@ class ScanFact:
 
     functions: tuple[FunctionFact, ...] = ()
     wires: tuple[WireFact, ...] = ()
+    signals: tuple[SignalFact, ...] = ()
+    helpers: tuple[HelperFact, ...] = ()
     uses: tuple[NameUse, ...] = ()
     problems: tuple[Problem, ...] = ()
     imports_package: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from pikku_gen.model.app import App, FunctionModel, RpcModel, WorkflowModel
+from pikku_gen.model.app import App, FunctionModel, RpcModel, SignalModel, WorkflowModel
 from pikku_gen.model.facts import Option, StepFact
 
 
@@ -19,6 +19,7 @@ def render_manifest(app: App, files: Iterable[str]) -> str:
         "files": sorted(files),
         "functions": [_function(rpc) for rpc in app.rpcs],
         "workflows": [_workflow(flow) for flow in app.workflows],
+        "signals": [_signal(signal) for signal in app.signals],
     }
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -47,11 +48,23 @@ def _workflow(flow: WorkflowModel) -> dict[str, object]:
         "tags": list(flow.wire.tags),
         "expose": flow.wire.expose,
         "options": _options(flow.function.fact.options),
+        "graph": flow.graph,
+        "version": flow.version,
     }
     steps = flow.function.fact.steps
     if flow.function.fact.linear and all(step.name for step in steps):
         found["steps"] = [_step(step) for step in steps]
     return found
+
+
+def _signal(signal: SignalModel) -> dict[str, object]:
+    return {
+        "name": signal.name,
+        "attribute": signal.attribute,
+        "module": signal.source.module,
+        "payload": None if signal.payload.is_none else signal.payload.text,
+        "description": signal.fact.description,
+    }
 
 
 def _identity(function: FunctionModel) -> dict[str, object]:

@@ -4,17 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
-from pikku_gen.model.app import App, FunctionModel, RpcModel, Symbol, TypeRef, WorkflowModel
+from pikku_gen.model.app import (
+    App,
+    FunctionModel,
+    RpcModel,
+    SignalModel,
+    Symbol,
+    TypeRef,
+    WorkflowModel,
+)
 from pikku_gen.project import MANIFEST
 from pikku_gen.render.environment import environment, literal
 from pikku_gen.render.imports import Imports
 from pikku_gen.render.manifest import render_manifest
 
+Named: TypeAlias = tuple[RpcModel, ...] | tuple[WorkflowModel, ...] | tuple[SignalModel, ...]
+
 _TYPED: Final = "py.typed"
 _RPC_NAMES: Final = ("BoundRpc", "RpcRef", "Run")
-_WIRE_NAMES: Final = ("Backoff", "Duration", "RpcRef", "StepFailure", "WorkflowSteps")
+_WIRE_NAMES: Final = (
+    "Backoff",
+    "Duration",
+    "RpcRef",
+    "StepFailure",
+    "WorkflowRef",
+    "WorkflowSteps",
+)
+_START_NAMES: Final = (Symbol("collections.abc", "Sequence"), Symbol("pikku", "Duration"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +47,24 @@ class Line:
     docstring: list[str]
 
 
+@dataclass(frozen=True, slots=True)
+class SignalLine:
+    """A signal as templates print it."""
+
+    attribute: str
+    literal: str
+    payload: str
+    has_payload: bool
+    docstring: list[str]
+
+
 def render_package(app: App) -> dict[str, str]:
     """Every file of the package by its path below the package's folder."""
     shared: dict[str, object] = {
         "package": app.package,
         "root": app.root,
         "rpc_strings": app.rpc_strings,
+        "signal_strings": app.signal_strings,
         "workflow_strings": app.workflow_strings,
     }
     own: dict[str, dict[str, object]] = {
@@ -44,12 +74,16 @@ def render_package(app: App) -> dict[str, str]:
         "_context.py": _context(app),
         "_rpc.py": {"names": _renamed(app.rpcs)},
         "_rpc.pyi": _rpc_stub(app),
+        "_signals.py": {"names": _renamed(app.signals)},
+        "_signals.pyi": _signals_stub(app),
         "_wire.py": {},
         "_wire.pyi": _wire_stub(app),
         "_workflows.py": {"names": _renamed(app.workflows)},
         "_workflows.pyi": _workflows_stub(app),
         "sync.py": {},
         "sync.pyi": _sync_stub(app),
+        "testing.py": {},
+        "testing.pyi": _testing_stub(app),
     }
     rendered = {
         path: _tidy(environment().get_template(f"package/{path}.jinja").render(shared | variables))
@@ -73,15 +107,16 @@ def _app(app: App) -> dict[str, object]:
 
 
 def _context(app: App) -> dict[str, object]:
-    taken = ("Context", "WorkflowContext", "Rpc", "RpcNames", "Wire", "I", "O", "Any", "Callable")
+    taken = ("Context", "WorkflowContext", "Rpc", "RpcNames", "Wire", "I", "O", "P", "Any")
     imports = Imports(
-        (), (*taken, "Coroutine", "Sequence", "Literal", "Protocol", "TypeVar", "pikku")
+        (), (*taken, "Callable", "Coroutine", "Sequence", "Literal", "Protocol", "TypeVar", "pikku")
     )
     imports.use([app.services])
     text = imports.text(app.services)
     return {
         "imports": imports.lines(),
         "services_argument": text if app.services.is_none else literal(text),
+        "versions": [(flow.name, flow.version) for flow in app.workflows],
     }
 
 
@@ -93,7 +128,7 @@ def _rpc_stub(app: App) -> dict[str, object]:
     )
     literals = (app.rpc_strings and app.rpcs) or (app.workflow_strings and app.workflows)
     never = not (app.rpc_strings and app.rpcs and app.workflow_strings and app.workflows)
-    fixed += _typing(Literal=bool(literals), Never=never, overload=strings)
+    fixed += [*_START_NAMES, *_typing(Literal=bool(literals), Never=never, overload=strings)]
     imports = Imports(fixed, (*attributes, "Rpc", "RpcNames"))
     functions = [rpc.function for rpc in app.rpcs] + [flow.function for flow in app.workflows]
     imports.use(_types(functions))
@@ -105,15 +140,54 @@ def _rpc_stub(app: App) -> dict[str, object]:
 
 
 def _wire_stub(app: App) -> dict[str, object]:
-    fixed = [Symbol("pikku", name) for name in _WIRE_NAMES]
-    fixed += [Symbol("collections.abc", name) for name in ("Callable", "Coroutine")]
-    fixed += _typing(Any=True, Literal=True, TypeVar=True, overload=True)
     rpcs = app.rpcs if app.rpc_strings else ()
-    imports = Imports(fixed, ("I", "O", "T", "Wire", "do"))
-    imports.use(_types(rpc.function for rpc in rpcs))
+    workflows = app.workflows if app.child_strings else ()
+    signals = app.signals if app.signal_strings else ()
+    fixed = [Symbol("pikku", name) for name in _WIRE_NAMES]
+    fixed += [Symbol("pikku", "Signal")] if signals else []
+    fixed += [Symbol("collections.abc", name) for name in ("Callable", "Coroutine")]
+    fixed += [Symbol("collections.abc", "Iterable")] if rpcs or workflows else []
+    fixed += _typing(Any=True, Literal=True, TypeVar=True, overload=True)
+    imports = Imports(fixed, ("I", "O", "P", "T", "Wire", "do", "map", "wait_for_signal"))
+    imports.use(_types([*(rpc.function for rpc in rpcs), *(flow.function for flow in workflows)]))
+    imports.use(signal.payload for signal in signals)
     return {
         "rpcs": [_rpc_line(imports, rpc) for rpc in rpcs],
+        "workflows": [_workflow_line(imports, flow) for flow in workflows],
+        "signals": [_signal_line(imports, signal) for signal in signals],
         "imports": imports.lines(),
+    }
+
+
+def _signals_stub(app: App) -> dict[str, object]:
+    emitted = bool(app.signal_strings and app.signals)
+    fixed = [Symbol("pikku", "Run")] + ([Symbol("pikku", "Signal")] if app.signals else [])
+    overloads = _overloads(app.signal_strings, app.signals)
+    fixed += _typing(
+        Any=True, ClassVar=True, Literal=emitted, Never=not emitted, overload=overloads
+    )
+    imports = Imports(fixed, ("Signals", "signals", "send_signal"))
+    imports.take(signal.attribute for signal in app.signals)
+    imports.use(signal.payload for signal in app.signals)
+    return {
+        "signals": [_signal_line(imports, signal) for signal in app.signals],
+        "imports": imports.lines(),
+    }
+
+
+def _testing_stub(app: App) -> dict[str, object]:
+    fixed = [Symbol("pikku", "EngineOptions")]
+    fixed += [Symbol("collections.abc", name) for name in ("Awaitable", "Callable") if app.rpcs]
+    fixed += _typing(Literal=True)
+    imports = Imports(fixed, ("BaseLab", "Fakes", "WorkflowLab"))
+    imports.take(rpc.attribute for rpc in app.rpcs)
+    imports.use([app.services, *_types(rpc.function for rpc in app.rpcs)])
+    services = imports.text(app.services)
+    return {
+        "fakes": [_rpc_line(imports, rpc) for rpc in app.rpcs],
+        "imports": sorted([*imports.lines(), "from pikku.testing import WorkflowLab as BaseLab"]),
+        "services": services,
+        "services_given": services if app.services.is_none else f"{services} | None",
     }
 
 
@@ -122,6 +196,7 @@ def _workflows_stub(app: App) -> dict[str, object]:
     fixed.append(Symbol(f"{app.package}._rpc", "Rpc"))
     emitted = bool(app.workflow_strings and app.workflows)
     overloads = _overloads(app.workflow_strings, app.workflows)
+    fixed += [*_START_NAMES]
     fixed += _typing(ClassVar=True, Literal=emitted, Never=not emitted, overload=overloads)
     taken = ("Workflows", "workflows", "rpc", "start_workflow", "get_run")
     return _workflow_lines(app, Imports(fixed, taken))
@@ -154,7 +229,7 @@ def _typing(**names: bool) -> list[Symbol]:
     return [Symbol("typing", name) for name, used in names.items() if used]
 
 
-def _overloads(emitted: bool, named: tuple[RpcModel, ...] | tuple[WorkflowModel, ...]) -> bool:
+def _overloads(emitted: bool, named: Named) -> bool:
     return emitted and len(named) > 1
 
 
@@ -165,6 +240,18 @@ def _rpc_line(imports: Imports, rpc: RpcModel) -> Line:
 def _workflow_line(imports: Imports, flow: WorkflowModel) -> Line:
     words = flow.wire.description or flow.function.fact.docstring
     return _line(imports, flow.name, flow.attribute, flow.function, words)
+
+
+def _signal_line(imports: Imports, signal: SignalModel) -> SignalLine:
+    variable = signal.fact.variable
+    place = f"{signal.source.module}:{variable}" if variable else signal.source.module
+    return SignalLine(
+        attribute=signal.attribute,
+        literal=literal(signal.name),
+        payload=imports.text(signal.payload),
+        has_payload=not signal.payload.is_none,
+        docstring=_docstring(place, signal.fact.description),
+    )
 
 
 def _line(imports: Imports, name: str, attribute: str, function: FunctionModel, words: str) -> Line:
@@ -186,7 +273,7 @@ def _docstring(place: str, words: str) -> list[str]:
     return [place, "", *escaped.split("\n")]
 
 
-def _renamed(named: tuple[RpcModel, ...] | tuple[WorkflowModel, ...]) -> list[tuple[str, str]]:
+def _renamed(named: Named) -> list[tuple[str, str]]:
     return sorted((item.attribute, item.name) for item in named if item.attribute != item.name)
 
 

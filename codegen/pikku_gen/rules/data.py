@@ -5,16 +5,17 @@ Only what is certain is reported: where a type is not fully known, nothing is sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pikku_gen.diagnostics import Diagnostic, diagnostic, nearest
 from pikku_gen.link.shapes import UNKNOWN, ClassShape, Shape, Shapes
-from pikku_gen.model.app import App, FunctionModel
-from pikku_gen.model.facts import StepFact, ValueFact
+from pikku_gen.model.app import App, Source
+from pikku_gen.model.facts import NameUse, StepFact, ValueFact
 from pikku_gen.model.places import Span
 from pikku_gen.rules.targets import Targets
 
 _WIDER = {("bool", "int"), ("int", "float"), ("bool", "float")}
+_WITH_DATA = ("do", "saga.do")
 Misfit = tuple[Span, str, str]
 """Where, what, and a hint or nothing."""
 
@@ -23,42 +24,53 @@ def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
     """Data whose type is known and is not the declared one."""
     targets = Targets(app, shapes)
     for function in app.bodies:
-        fits = _Fits(shapes, targets, function)
+        source = function.source
+        fits = _Fits(shapes, targets, source.module, function.fact.steps)
         for step in function.fact.steps:
-            if step.kind == "do":
-                yield from fits.step(step)
+            if step.kind in _WITH_DATA:
+                yield from fits.step(source, step)
     for source, use in app.uses:
-        if use.kind == "workflow":
-            flow = targets.workflow_names.get(use.name)
-            target = flow.function if flow else None
-        else:
-            rpc = targets.names.get(use.name)
-            target = rpc.function if rpc else None
-        if target is None or use.data is None or not target.fact.input.text:
-            continue
-        declared = shapes.of(target.source.module, target.fact.input.text)
-        fits = _Fits(
-            shapes, targets, FunctionModel(source, target.fact, target.input, target.output)
-        )
-        for span, words, hint in fits.misfits(declared, use.data, f"the data of `{use.name}`"):
-            yield diagnostic("PKG211", source.at(span), words, hint=hint)
+        if use.data is not None:
+            yield from _use(targets, shapes, source, use, use.data)
+
+
+def _use(
+    targets: Targets, shapes: Shapes, source: Source, use: NameUse, value: ValueFact
+) -> Iterator[Diagnostic]:
+    """The data beside a string that names what is called, started or sent."""
+    if use.kind == "signal":
+        signal = targets.signal_names.get(use.name)
+        home, declared = (signal.source, signal.fact.payload) if signal else (source, None)
+    else:
+        known = targets.workflow_names if use.kind == "workflow" else targets.names
+        target = known.get(use.name)
+        function = target.function if target else None
+        home, declared = (function.source, function.fact.input) if function else (source, None)
+    if declared is None or not declared.text:
+        return
+    fits = _Fits(shapes, targets, source.module)
+    shape = shapes.of(home.module, declared.text)
+    for span, words, hint in fits.misfits(shape, value, f"the data of `{use.name}`"):
+        yield diagnostic("PKG211", source.at(span), words, hint=hint)
 
 
 class _Fits:
-    """Declared types against the values of one workflow."""
+    """Declared types against the values of one module; `steps` are those of one workflow in it."""
 
-    def __init__(self, shapes: Shapes, targets: Targets, function: FunctionModel) -> None:
+    def __init__(
+        self, shapes: Shapes, targets: Targets, module: str, steps: Sequence[StepFact] = ()
+    ) -> None:
         self.shapes = shapes
         self.targets = targets
-        self.function = function
+        self.module = module
+        self.steps = steps
 
-    def step(self, step: StepFact) -> Iterator[Diagnostic]:
+    def step(self, source: Source, step: StepFact) -> Iterator[Diagnostic]:
         target = step.target
         if target is None or target.kind in ("inline", "unknown"):
             return
-        source = self.function.source
-        declared = self.targets.declared(source.module, target)
-        if declared is None or declared.fact.kind != "function":
+        declared = self.targets.declared(self.module, target)
+        if declared is None:
             return
         name = declared.fact.name
         if not declared.fact.has_input:
@@ -109,14 +121,13 @@ class _Fits:
 
     def shape(self, value: ValueFact) -> Shape:
         """The type of a value, as far as it is known."""
-        module = self.function.source.module
         match value.kind:
             case "literal":
                 return Shape("primitive", value.text)
             case "dict" | "list":
                 return Shape("container", value.kind)
             case "type":
-                return self._made(module, value)
+                return self._made(self.module, value)
             case "item" | "attribute":
                 return self._looked_up(value)
             case "step":
@@ -139,11 +150,10 @@ class _Fits:
         return field.shape if field else UNKNOWN
 
     def _result(self, index: int) -> Shape:
-        steps = self.function.fact.steps
-        step = steps[index] if 0 <= index < len(steps) else None
-        if step is None or step.target is None or step.kind != "do":
+        step = self.steps[index] if 0 <= index < len(self.steps) else None
+        if step is None or step.target is None or step.kind not in _WITH_DATA or step.detached:
             return UNKNOWN
-        declared = self.targets.declared(self.function.source.module, step.target)
+        declared = self.targets.declared(self.module, step.target)
         if declared is None or not declared.fact.output.text:
             return UNKNOWN
         return self.shapes.of(declared.source.module, declared.fact.output.text)

@@ -17,15 +17,22 @@ def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
     """Duplicate names, colliding attributes, wires and strings that lead nowhere."""
     rpcs = [(rpc.name, rpc.attribute, rpc.function.name_place) for rpc in app.rpcs]
     flows = [(flow.name, flow.attribute, flow.place) for flow in app.workflows]
+    signals = [(signal.name, signal.attribute, signal.place) for signal in app.signals]
     yield from _unique("PKG204", rpcs)
     yield from _unique("PKG205", flows)
+    yield from _unique("PKG218", signals)
+    functions = {name: place for name, _, place in rpcs}
+    for name, _, place in flows:
+        if name in functions:
+            yield diagnostic("PKG220", place, name, related=(functions[name],))
     for loose in app.loose:
         place = loose.source.at(loose.wire.func_span)
         yield diagnostic("PKG212", place, loose.wire.func, hint=_loose_hint(app, loose.wire.func))
     for source, use in app.uses:
-        known = [name for name, _, _ in (rpcs if use.kind == "rpc" else flows)]
+        named = {"rpc": rpcs, "workflow": flows, "signal": signals}[use.kind]
+        known = [name for name, _, _ in named]
         if use.name not in known:
-            kind = "RPC" if use.kind == "rpc" else "workflow"
+            kind = "RPC" if use.kind == "rpc" else use.kind
             yield unknown_name(source.at(use.span), kind, use.name, known)
 
 

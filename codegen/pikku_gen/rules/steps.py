@@ -18,8 +18,9 @@ def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
     for function in app.bodies:
         for step in function.fact.steps:
             yield from _step(function, step)
-            if step.target is not None:
-                yield from _target(targets, function, step.target)
+            for target in (step.target, step.undo):
+                if target is not None:
+                    yield from _target(targets, function, step, target)
         for call in function.fact.calls:
             yield from _call(targets, function, call)
         for clash in function.fact.concurrent:
@@ -42,20 +43,44 @@ def _step(function: FunctionModel, step: StepFact) -> Iterator[Diagnostic]:
         yield diagnostic("PKG303", function.source.at(step.span), step.variable)
 
 
-def _target(targets: Targets, function: FunctionModel, target: TargetFact) -> Iterator[Diagnostic]:
+def _target(
+    targets: Targets, function: FunctionModel, step: StepFact, target: TargetFact
+) -> Iterator[Diagnostic]:
     place = function.source.at(target.span)
-    if target.kind in ("name", "attribute") and targets.rpc(target) is None:
-        names = targets.names if target.kind == "name" else targets.attributes
-        yield unknown_name(place, "RPC", target.text, names)
-    elif target.kind == "workflow" and target.text not in targets.workflow_attributes:
-        yield unknown_name(place, "workflow", target.text, targets.workflow_attributes)
-    elif target.kind == "reference":
-        module = function.source.module
-        if targets.is_unbound(module, target.text):
-            yield unknown_name(place, "function", target.text, targets.bound(module))
-        found = targets.function(module, target.text)
-        if found is not None and found.fact.kind == "workflow" and not targets.is_wired(found):
-            yield diagnostic("PKG213", place, target.text)
+    match target.kind:
+        case "name":
+            if not targets.names_target(step, target.text):
+                kind = "RPC" if step.kind == "saga.do" else "RPC or workflow"
+                yield unknown_name(place, kind, target.text, targets.target_names(step))
+        case "attribute":
+            if target.text not in targets.attributes:
+                yield unknown_name(place, "RPC", target.text, targets.attributes)
+        case "workflow":
+            if target.text not in targets.workflow_attributes:
+                yield unknown_name(place, "workflow", target.text, targets.workflow_attributes)
+        case "signal":
+            if target.text not in targets.signal_names:
+                yield unknown_name(place, "signal", target.text, targets.signal_names)
+        case "signals":
+            if target.text not in targets.signal_attributes:
+                yield unknown_name(place, "signal", target.text, targets.signal_attributes)
+        case "reference":
+            yield from _reference(targets, function, step, target)
+        case _:
+            pass
+
+
+def _reference(
+    targets: Targets, function: FunctionModel, step: StepFact, target: TargetFact
+) -> Iterator[Diagnostic]:
+    place = function.source.at(target.span)
+    module = function.source.module
+    if targets.is_unbound(module, target.text):
+        kind = "signal" if step.kind == "wait_for_signal" else "function"
+        yield unknown_name(place, kind, target.text, targets.bound(module))
+    found = targets.function(module, target.text)
+    if found is not None and found.fact.kind == "workflow" and not targets.is_wired(found):
+        yield diagnostic("PKG213", place, target.text)
 
 
 def _call(targets: Targets, function: FunctionModel, call: CallFact) -> Iterator[Diagnostic]:

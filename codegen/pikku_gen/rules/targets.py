@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pikku_gen.link.app import function_named
+from pikku_gen.link.functions import function_named
 from pikku_gen.link.shapes import Shapes
-from pikku_gen.model.app import App, FunctionModel, RpcModel
-from pikku_gen.model.facts import TargetFact
+from pikku_gen.model.app import App, FunctionModel
+from pikku_gen.model.facts import StepFact, TargetFact
 
 
 class Targets:
@@ -19,14 +19,19 @@ class Targets:
         self.attributes = {rpc.attribute: rpc for rpc in app.rpcs}
         self.workflow_names = {flow.name: flow for flow in app.workflows}
         self.workflow_attributes = {flow.attribute: flow for flow in app.workflows}
+        self.signal_names = {signal.name: signal for signal in app.signals}
+        self.signal_attributes = {signal.attribute: signal for signal in app.signals}
         self._functions = {rpc.function.key: rpc.function for rpc in app.rpcs}
         self._functions |= {function.key: function for function in app.bodies}
         self._wired = {flow.function.key for flow in app.workflows}
 
-    def rpc(self, target: TargetFact) -> RpcModel | None:
-        """The RPC that a name or an attribute means."""
-        known = self.names if target.kind == "name" else self.attributes
-        return known.get(target.text)
+    def target_names(self, step: StepFact) -> list[str]:
+        """The strings that a step may name its target by; a saga's are functions only."""
+        return [*self.names, *(() if step.kind == "saga.do" else self.workflow_names)]
+
+    def names_target(self, step: StepFact, name: str) -> bool:
+        """True for a string that leads to something the step can run."""
+        return name in self.names or (step.kind != "saga.do" and name in self.workflow_names)
 
     def function(self, module: str, dotted: str) -> FunctionModel | None:
         """The decorated function that a dotted name leads to."""
@@ -51,8 +56,11 @@ class Targets:
 
     def declared(self, module: str, target: TargetFact) -> FunctionModel | None:
         """The function behind any target."""
-        if target.kind in ("name", "attribute"):
-            rpc = self.rpc(target)
+        if target.kind == "name":
+            found = self.names.get(target.text) or self.workflow_names.get(target.text)
+            return found.function if found else None
+        if target.kind == "attribute":
+            rpc = self.attributes.get(target.text)
             return rpc.function if rpc else None
         if target.kind == "workflow":
             flow = self.workflow_attributes.get(target.text)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pikku_gen.diagnostics import Diagnostic, diagnostic
 from pikku_gen.link.shapes import ClassShape, Shape, Shapes
-from pikku_gen.model.app import App, FunctionModel, Symbol
+from pikku_gen.model.app import App, Source, Symbol
 from pikku_gen.model.facts import AnnotationFact
 from pikku_gen.model.places import Place, Span
 
@@ -19,7 +19,9 @@ def judge(app: App, shapes: Shapes, *, admits_python_3_11: bool) -> Iterator[Dia
     reached: dict[Symbol, ClassShape] = {}
     for function in functions:
         for fact in (function.fact.input, function.fact.output):
-            yield from _annotation(shapes, function, fact, reached)
+            yield from _annotation(shapes, function.source, fact, reached)
+    for signal in app.signals:
+        yield from _annotation(shapes, signal.source, signal.fact.payload, reached)
     for symbol, found in sorted(reached.items()):
         yield from _class(shapes, symbol, found, admits_python_3_11)
     yield from _notes(app)
@@ -27,15 +29,15 @@ def judge(app: App, shapes: Shapes, *, admits_python_3_11: bool) -> Iterator[Dia
 
 def _annotation(
     shapes: Shapes,
-    function: FunctionModel,
+    source: Source,
     fact: AnnotationFact,
     reached: dict[Symbol, ClassShape],
 ) -> Iterator[Diagnostic]:
     if not fact.text:
         return
-    shape = shapes.of(function.source.module, fact.text)
+    shape = shapes.of(source.module, fact.text)
     if _ambiguous(shapes, shape):
-        yield diagnostic("PKG214", function.source.at(fact.span), fact.text)
+        yield diagnostic("PKG214", source.at(fact.span), fact.text)
     _reach(shapes, shape, reached)
 
 
@@ -117,9 +119,12 @@ def _notes(app: App) -> Iterator[Diagnostic]:
         for count, kind, emitted in (
             (len(app.rpcs), "RPCs", app.rpc_strings),
             (len(app.workflows), "workflows", app.workflow_strings),
+            (len(app.signals), "signals", app.signal_strings),
         )
         if count and not emitted
     ]
+    if app.workflows and app.rpc_strings and app.workflow_strings and not app.child_strings:
+        left_out.append(f"{len(app.workflows)} workflows as steps")
     if left_out:
         yield diagnostic(
             "PKG217",

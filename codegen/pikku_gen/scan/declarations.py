@@ -13,10 +13,12 @@ from pikku_gen.diagnostics import nearest
 from pikku_gen.model.facts import (
     AnnotationFact,
     FunctionFact,
+    HelperFact,
     NameUse,
     Option,
     Problem,
     ScanFact,
+    SignalFact,
     SymbolsFact,
     WireFact,
 )
@@ -30,6 +32,7 @@ from pikku_gen.scan.expressions import (
     string,
     strings,
 )
+from pikku_gen.scan.graph import read_graph, read_helper
 from pikku_gen.scan.module import Locate, measure, parse_module, unmeasured
 from pikku_gen.scan.names import Names
 from pikku_gen.scan.values import read_value
@@ -57,7 +60,10 @@ _OPTIONS: Final[dict[Kind, tuple[str, ...]]] = {
     "workflow": ("timeout",),
 }
 _WIRE_OPTIONS: Final = ("name", "func", "description", "tags", "expose")
-_USES: Final = re.compile(r"\b(?:start_workflow|get_run|invoke)\(\s*[\"']")
+_SIGNAL_OPTIONS: Final = ("name", "payload", "description")
+_TYPES: Final = (cst.Name, cst.Attribute, cst.Subscript, cst.BinaryOperation)
+"""What a payload may be written as."""
+_USES: Final = re.compile(r"\b(?:(?:start_workflow|get_run|invoke)\(\s*[\"']|send_signal\()")
 
 
 def scan_module(text: str, symbols: SymbolsFact, names: Names, *, located: bool) -> ScanFact:
@@ -78,6 +84,8 @@ def scan_module(text: str, symbols: SymbolsFact, names: Names, *, located: bool)
     return ScanFact(
         functions=tuple(scan.functions),
         wires=tuple(scan.wires),
+        signals=tuple(scan.signals),
+        helpers=tuple(scan.helpers),
         uses=uses,
         problems=tuple(scan.problems),
         imports_package=names.imports_package(symbols),
@@ -93,6 +101,8 @@ class _Scan:
     locate: Locate
     functions: list[FunctionFact] = field(default_factory=list[FunctionFact])
     wires: list[WireFact] = field(default_factory=list[WireFact])
+    signals: list[SignalFact] = field(default_factory=list[SignalFact])
+    helpers: list[HelperFact] = field(default_factory=list[HelperFact])
     problems: list[Problem] = field(default_factory=list[Problem])
 
     def block(self, body: Sequence[cst.BaseStatement], *, top: bool) -> None:
@@ -102,7 +112,8 @@ class _Scan:
                     for small in statement.body:
                         self._small(small, top=top)
                 case cst.FunctionDef():
-                    self._function(statement, top=top)
+                    if not self._function(statement, top=top) and top:
+                        self._helper(statement)
                     self._suite(statement.body, top=False)
                 case cst.ClassDef():
                     self._suite(statement.body, top=False)
@@ -128,11 +139,15 @@ class _Scan:
                         self._wire(call)
                     else:
                         self._problem("PKG105", call.func, meant)
+                elif meant == "wire_signal":
+                    self._signal(call, "", top=top)
                 elif meant in DECORATORS or self._is_applied(call):
                     self._problem("PKG106", call.func, meant or self._applied_name(call))
             case cst.Assign(value=cst.Call() as call) | cst.AnnAssign(value=cst.Call() as call):
                 meant = self.names.meaning(dotted(call.func))
-                if meant in DECORATORS or self._is_applied(call):
+                if meant == "wire_signal":
+                    self._signal(call, _variable(statement), top=top)
+                elif meant in DECORATORS or self._is_applied(call):
                     self._problem("PKG106", call.func, meant or self._applied_name(call))
             case _:
                 pass
@@ -146,7 +161,13 @@ class _Scan:
 
     # --- decorated functions
 
-    def _function(self, node: cst.FunctionDef, *, top: bool) -> None:
+    def _helper(self, node: cst.FunctionDef) -> None:
+        found = read_helper(node, self.names.meaning, self.locate)
+        if found is not None:
+            self.helpers.append(found)
+
+    def _function(self, node: cst.FunctionDef, *, top: bool) -> bool:
+        """False for a function under no decorator of ours."""
         for decorator in node.decorators:
             expression = decorator.decorator
             call = expression if isinstance(expression, cst.Call) else None
@@ -155,9 +176,10 @@ class _Scan:
                 continue
             if not top:
                 self._problem("PKG105", node.name, node.name.value)
-                return
-            self._declared(node, DECORATORS[meant], call)
-            return
+            else:
+                self._declared(node, DECORATORS[meant], call)
+            return True
+        return False
 
     def _declared(self, node: cst.FunctionDef, kind: Kind, call: cst.Call | None) -> None:
         decorator = "pikku_func" if kind == "function" else "pikku_workflow_func"
@@ -177,7 +199,9 @@ class _Scan:
             self._problem("PKG209", node.name, node.name.value)
         has_input, taken = self._input(node)
         returned = self._output(node)
-        steps = read_body(node, self.names.meaning, self.locate) if kind == "workflow" else None
+        meaning = self.names.meaning
+        steps = read_body(node, meaning, self.locate) if kind == "workflow" else None
+        graph = read_graph(node, meaning, self.locate) if kind == "workflow" else ()
         self.functions.append(
             FunctionFact(
                 kind=kind,
@@ -195,6 +219,7 @@ class _Scan:
                 calls=steps.calls if steps else (),
                 concurrent=steps.concurrent if steps else (),
                 linear=steps.linear if steps else False,
+                graph=graph,
             )
         )
 
@@ -264,6 +289,44 @@ class _Scan:
             )
         )
 
+    # --- signals
+
+    def _signal(self, call: cst.Call, variable: str, *, top: bool) -> None:
+        if not top:
+            self._problem("PKG105", call.func, "wire_signal")
+            return
+        hint = 'write `wire_signal(name="…", payload=…)`'
+        if positional(call.args) or any(argument.star for argument in call.args):
+            self._problem("PKG106", call.func, "wire_signal", hint)
+            return
+        given = self._options(call, "wire_signal", _SIGNAL_OPTIONS)
+        name_node, payload = given.get("name"), given.get("payload")
+        if name_node is None:
+            self._problem("PKG106", call.func, "wire_signal", hint)
+            return
+        self._check_literals(given)
+        name = string(name_node)
+        if not name:
+            self._problem("PKG207", name_node, "name")
+        taken = AnnotationFact("", self.locate(call.func))
+        if payload is not None and not is_none(payload):
+            if not isinstance(payload, _TYPES):
+                self._problem("PKG219", payload, source(payload))
+                return
+            taken = AnnotationFact(source(payload), self.locate(payload))
+        described = given.get("description")
+        if name:
+            self.signals.append(
+                SignalFact(
+                    span=self.locate(call.func),
+                    name=name,
+                    name_span=self.locate(name_node),
+                    payload=taken,
+                    description=(string(described) if described else None) or "",
+                    variable=variable,
+                )
+            )
+
     # --- keywords
 
     def _options(
@@ -321,6 +384,8 @@ class _Uses(cst.CSTVisitor):
         name = dotted(node.func)
         kind = self._kind(name)
         arguments = positional(node.args)
+        if kind == "signal":  # the first argument is the run
+            arguments = arguments[1:]
         text = string(arguments[0].value) if kind and arguments else None
         if kind is None or text is None:
             return
@@ -329,9 +394,11 @@ class _Uses(cst.CSTVisitor):
             data = read_value(arguments[1].value, {}, self.locate)
         self.found.append(NameUse(kind, text, self.locate(arguments[0].value), data))
 
-    def _kind(self, name: str) -> Literal["rpc", "workflow"] | None:
+    def _kind(self, name: str) -> Literal["rpc", "workflow", "signal"] | None:
         owner, _, method = name.rpartition(".")
         meant = self.names.meaning(name)
+        if meant == "send_signal":
+            return "signal"
         if meant in ("start_workflow", "get_run"):
             return "workflow"
         if owner.rpartition(".")[2] == "rpc" or self.names.meaning(owner) == "rpc":
@@ -340,6 +407,13 @@ class _Uses(cst.CSTVisitor):
             if method in ("start_workflow", "get_run"):
                 return "workflow"
         return None
+
+
+def _variable(statement: cst.Assign | cst.AnnAssign) -> str:
+    """The one name that a statement assigns to; empty for anything else."""
+    if isinstance(statement, cst.AnnAssign):
+        return dotted(statement.target)
+    return dotted(statement.targets[0].target) if len(statement.targets) == 1 else ""
 
 
 def _suites(statement: cst.BaseCompoundStatement) -> Iterator[cst.BaseSuite]:

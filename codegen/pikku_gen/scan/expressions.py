@@ -91,3 +91,9 @@ def keyword(arguments: Sequence[cst.Arg], name: str) -> cst.BaseExpression | Non
         if argument.keyword is not None and argument.keyword.value == name:
             return argument.value
     return None
+
+
+def is_detached(call: cst.Call) -> bool:
+    """True for a step that only starts a workflow."""
+    value = keyword(call.args, "detached")
+    return value is not None and boolean(value) is True

@@ -17,10 +17,14 @@ PUBLIC: Final = frozenset(
         "get_run",
         "rpc",
         "workflows",
+        "wire_signal",
+        "send_signal",
+        "signals",
+        "WorkflowContext",
     }
 )
-NEEDLES: Final = ("pikku_func", "pikku_workflow_func", "wire_workflow")
-_INNER: Final = ("_context", "_workflows", "_rpc")
+NEEDLES: Final = ("pikku_func", "pikku_workflow_func", "wire_workflow", "wire_signal")
+_INNER: Final = ("_context", "_workflows", "_rpc", "_signals")
 
 Follow = Callable[[str], str]
 """A dotted name to the dotted name of its definition, through the project's re-exports."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -16,14 +16,34 @@ from pikku_gen.model.facts import (
     ValueFact,
 )
 from pikku_gen.model.places import Span
-from pikku_gen.scan.expressions import dotted, is_none, positional, source, string
+from pikku_gen.scan.bindings import bound_names
+from pikku_gen.scan.expressions import (
+    dotted,
+    is_detached,
+    is_none,
+    keyword,
+    positional,
+    source,
+    string,
+)
 from pikku_gen.scan.module import Locate
+from pikku_gen.scan.targets import Meaning, read_signal, read_target
 from pikku_gen.scan.values import Variables, annotated, read_value
 
-Meaning = Callable[[str], str]
-"""What a dotted name of the file means in the generated package: `start_workflow`, or empty."""
-
-STEPS: Final = frozenset({"do", "sleep", "sleep_until"})
+STEPS: Final = frozenset(
+    {
+        "do",
+        "map",
+        "sleep",
+        "sleep_until",
+        "wait_for_signal",
+        "approval",
+        "suspend",
+        "patched",
+        "saga.do",
+    }
+)
+TARGETED: Final = frozenset({"do", "map", "wait_for_signal", "saga.do"})
 _CONCURRENT: Final = frozenset(
     {"gather", "wait", "wait_for", "as_completed", "create_task", "ensure_future", "shield"}
 )
@@ -193,6 +213,8 @@ class _Body:
         for item in statement.items:
             self._expression(item.item, here)
             made = dotted(item.item.func) if isinstance(item.item, cst.Call) else ""
+            if self._meant(made) == "ctx.saga" and item.asname:
+                self.aliases[dotted(item.asname.name)] = "ctx.saga"
             if made.endswith("TaskGroup") and item.asname:
                 group = replace(here, group=self._number())
                 self.task_groups[dotted(item.asname.name)] = group
@@ -236,7 +258,10 @@ class _Body:
                 self._children(target, here)
         if not variable:
             return
-        meant = self._meant(dotted(value))
+        made = dotted(value.func) if isinstance(value, cst.Call) else ""
+        meant = self._meant(dotted(value)) or (
+            "ctx.saga" if self._meant(made) == "ctx.saga" else ""
+        )
         if meant:
             self.aliases[variable] = meant
         if variable in self.reassigned or here.function:
@@ -311,8 +336,8 @@ class _Body:
     def _call(self, node: cst.Call, here: _Here) -> None:
         name = dotted(node.func)
         meant = self._meant(name)
-        method = meant.removeprefix("ctx.workflow.") if meant.startswith("ctx.workflow.") else ""
-        if method in STEPS:
+        method = meant.removeprefix("ctx.").removeprefix("workflow.") if "." in meant else ""
+        if meant.startswith(("ctx.workflow.", "ctx.saga.")) and method in STEPS:
             self._step(method, node, here)
         elif name in self.functions:
             self._start(name, node, here, is_call=True)
@@ -348,6 +373,8 @@ class _Body:
 
     def _is_concurrent(self, node: cst.Call) -> bool:
         owner, _, method = dotted(node.func).rpartition(".")
+        if method == "race" and self._meant(owner) == "ctx.workflow":
+            return True
         return method in _CONCURRENT and (owner in self.task_groups or owner in ("", "asyncio"))
 
     def _step(self, kind: str, node: cst.Call, here: _Here) -> None:
@@ -358,15 +385,14 @@ class _Body:
                 self._expression(argument.value, _fresh(here))
         name_node = _first(arguments)
         name, problem = _step_name(name_node.value if name_node else None)
-        target = data = None
-        if kind == "do":
-            target = self._target(_second(arguments))
-            data = (
-                read_value(arguments[2].value, self.variables, self.locate)
-                if len(arguments) > 2
-                else None
-            )
+        target = data = undo = None
+        if kind in TARGETED:
+            target = self._target(kind, _second(arguments))
+            if kind != "wait_for_signal" and len(arguments) > 2:
+                data = read_value(arguments[2].value, self.variables, self.locate)
             self._note_inline(_second(arguments))
+            undone = keyword(node.args, "undo") if kind == "saga.do" else None
+            undo = self._target(kind, cst.Arg(undone)) if undone is not None else None
         elif len(arguments) > 1:
             self._expression(arguments[1].value, _fresh(here))
         if not here.straight or here.repeated:
@@ -382,11 +408,13 @@ class _Body:
                 name_problem=problem,
                 target=target,
                 data=data,
-                fate=here.fate,
-                variable=here.kept_in,
+                fate=here.fate if kind != "patched" else "used",
+                variable=here.kept_in if kind != "patched" else "",
+                undo=undo,
+                detached=is_detached(node),
             )
         )
-        if name is not None:
+        if name is not None and kind != "patched":
             self._start(name, node, here, is_call=False)
 
     def _start(self, name: str, node: cst.Call, here: _Here, *, is_call: bool) -> None:
@@ -401,29 +429,16 @@ class _Body:
         if here.function and not is_call:
             self.functions[here.function].append(name)
 
-    def _target(self, argument: cst.Arg | None) -> TargetFact | None:
+    def _target(self, kind: str, argument: cst.Arg | None) -> TargetFact | None:
         if argument is None:
             return None
         node = argument.value
-        span = self.locate(node)
-        text = string(node)
-        if text is not None:
-            return TargetFact("name", span, text)
-        name = dotted(node)
-        meant = self._meant(name)
-        if meant.startswith("ctx.rpc."):
-            return TargetFact("attribute", span, meant.removeprefix("ctx.rpc."))
-        if meant.startswith("rpc."):
-            return TargetFact("attribute", span, meant.removeprefix("rpc."))
-        if meant.startswith("workflows."):
-            return TargetFact("workflow", span, meant.removeprefix("workflows."))
-        if name in self.functions or isinstance(node, cst.Lambda):
-            if name:
-                self.inline.add(name)
-            return TargetFact("inline", span)
-        if name and name.partition(".")[0] not in self.assigned:
-            return TargetFact("reference", span, name)
-        return TargetFact("unknown", span)
+        if kind == "wait_for_signal":
+            return read_signal(node, self._meant, self.assigned, self.locate)
+        found = read_target(node, self._meant, self.functions, self.assigned, self.locate)
+        if found.kind == "inline" and dotted(node):
+            self.inline.add(dotted(node))
+        return found
 
     def _note_inline(self, argument: cst.Arg | None) -> None:
         """In an inline step `ctx.rpc` is still a table of names."""
@@ -442,7 +457,7 @@ class _Body:
         if meant.startswith(("ctx.rpc.", "rpc.")):
             target = meant.rpartition("rpc.")[2]
             self.calls.append((recorded, CallFact(span, name, "rpc", target)))
-        elif meant == "start_workflow" or (
+        elif meant in ("start_workflow", "send_signal") or (
             meant.startswith("workflows.") and meant.endswith(".start")
         ):
             self.calls.append((recorded, CallFact(span, name, "start", meant)))
@@ -456,7 +471,8 @@ class _Body:
         first, dot, rest = name.partition(".")
         known = self.aliases.get(first)
         if known:
-            return f"{known}{dot}{rest}"
+            meant = f"{known}{dot}{rest}"
+            return "ctx.saga" if meant == "ctx.workflow.saga" else meant
         return "" if first in self.assigned else self.meaning(name)
 
     def _names_of_call(self, node: cst.Call) -> None:
@@ -475,7 +491,7 @@ class _Body:
         return self.numbers
 
     def _note_assignments(self, block: cst.CSTNode) -> None:
-        for name in _bound_names(block):
+        for name in bound_names(block):
             if name in self.assigned:
                 self.reassigned.add(name)
             self.assigned.add(name)
@@ -538,41 +554,6 @@ def _calls(node: cst.CSTNode) -> Iterator[cst.Call]:
         yield node
     for child in node.children:
         yield from _calls(child)
-
-
-def _bound_names(node: cst.CSTNode) -> Iterator[str]:
-    """Every name that statements below a node bind, once for each place that binds it."""
-    match node:
-        case cst.Assign():
-            for target in node.targets:
-                yield from _target_names(target.target)
-        case cst.AnnAssign() | cst.AugAssign() | cst.NamedExpr():
-            yield from _target_names(node.target)
-        case cst.For() | cst.CompFor():
-            yield from _target_names(node.target)
-        case cst.AsName():
-            yield from _target_names(node.name)
-        case cst.ImportAlias():
-            yield node.evaluated_alias or node.evaluated_name.partition(".")[0]
-        case cst.MatchAs():
-            yield from _target_names(node.name) if node.name else ()
-        case cst.FunctionDef():
-            yield node.name.value
-            for parameter in (*node.params.posonly_params, *node.params.params):
-                yield parameter.name.value
-        case _:
-            pass
-    if not isinstance(node, (cst.Name, cst.BaseParenthesizableWhitespace)):
-        for child in node.children:
-            yield from _bound_names(child)
-
-
-def _target_names(node: cst.CSTNode) -> Iterator[str]:
-    if isinstance(node, cst.Name):
-        yield node.value
-    elif isinstance(node, (cst.Tuple, cst.List)):
-        for element in node.elements:
-            yield from _target_names(element.value)
 
 
 def _clashes(

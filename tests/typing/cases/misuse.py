@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from pikku import StepFailure
-from shop.functions import cancel_shipment, charge, send_email, ship
-from shop.types import Charge, Onboarding, Receipt, Shipment
+from pikku import StepFailure, Undo, external_workflow
+from shop.functions import cancel_shipment, charge, reserve, send_email, ship
+from shop.purchases import release_budget, reserve_budget
+from shop.trials import upgraded
+from shop.types import Charge, Line, Onboarding, Purchase, Receipt, Shipment, Verdict
 from shop.workflows import onboarding_workflow
 from shop_pikku import (
     Context,
@@ -16,11 +18,15 @@ from shop_pikku import (
     pikku_func,
     pikku_workflow_func,
     rpc,
+    send_signal,
+    signals,
     start_workflow,
+    wire_signal,
     wire_workflow,
     workflows,
 )
 from shop_pikku.sync import open_app
+from shop_pikku.testing import WorkflowLab
 
 CHARGE = Charge("1", "card", Decimal(1))
 
@@ -111,6 +117,87 @@ async def plain(ctx: WorkflowContext) -> None: ...
 async def handler(ctx: Context, failure: StepFailure[Shipment]) -> None: ...
 
 
+@pikku_func
+async def unreserve(ctx: Context, done: Undo[Line, int]) -> None: ...
+
+
+stopped = wire_signal(name="stopped")
+elsewhere = external_workflow("elsewhere", input=Line, output=Receipt)
+
+
+@pikku_workflow_func
+async def wrong_waits(ctx: WorkflowContext, data: Onboarding) -> None:
+    number: int = await ctx.workflow.wait_for_signal("By object", upgraded)  # E: arg-type
+    number = await ctx.workflow.wait_for_signal("By name", "upgraded")  # E: assignment
+    await ctx.workflow.wait_for_signal("Unknown", "upgrade")  # E: call-overload
+    await ctx.workflow.wait_for_signal("Unknown", signals.upgrade)  # E: attr-defined
+    await ctx.workflow.wait_for_signal("A plain string", data["email"])  # E: call-overload
+    await ctx.workflow.wait_for_signal(upgraded)  # E: call-overload
+    await ctx.workflow.wait_for_signal("Wait", upgraded, timeout=5)  # E: call-overload
+    ctx.workflow.wait_for_signal("Forgotten", upgraded)  # E: unused-coroutine
+    decision = await ctx.workflow.approval("Approve", schema=Verdict)
+    decision.data.cost_centre  # E: union-attr
+    number = decision.data  # E: assignment
+    if decision.outcome == "approve":  # E: comparison-overlap
+        return
+    await ctx.workflow.approval("Approve", approvers="boss")  # E: call-overload
+    await ctx.workflow.approval("Approve", Verdict)  # E: call-overload
+    first = await ctx.workflow.race(
+        ctx.workflow.wait_for_signal("Upgrade", upgraded), ctx.workflow.sleep("Trial", "14d")
+    )
+    first[1]["plan"]  # E: index
+    if first[0] == 1:
+        first[1]["plan"]  # E: index
+    if first[0] == 2:  # E: comparison-overlap
+        return
+    await ctx.workflow.race(data)  # E: call-overload
+    ctx.workflow.suspend("Forgotten")  # E: unused-coroutine
+    await ctx.workflow.patched("a patch")  # E: misc
+    print(number)
+
+
+@pikku_workflow_func
+async def wrong_children(ctx: WorkflowContext, lines: list[Line]) -> None:
+    child: Onboarding = {"email": "a", "user_id": "b"}
+    await ctx.workflow.do("Input", onboarding_workflow, CHARGE)  # E: misc
+    await ctx.workflow.do("Input", workflows.onboarding, CHARGE)  # E: misc
+    await ctx.workflow.do("Input", "onboarding", CHARGE)  # E: call-overload
+    await ctx.workflow.do("Input", "onboarding", {"email": "a"})  # E: call-overload
+    await ctx.workflow.do("Input", elsewhere, CHARGE)  # E: misc
+    await ctx.workflow.do("Missing", onboarding_workflow)  # E: arg-type
+    await ctx.workflow.do("Unknown", "onbording", child)  # E: call-overload
+    await ctx.workflow.do("Handler", "onboarding", child, on_error=cancel_shipment)  # E: call-overload
+    await ctx.workflow.do("Handler", onboarding_workflow, child, on_error=cancel_shipment)  # E: misc
+    await ctx.workflow.do("Option", onboarding_workflow, child, queue="reports")  # E: call-overload
+    await ctx.workflow.do("Option", "onboarding", child, dispatch="queue")  # E: call-overload
+    await ctx.workflow.do("Option", "charge", CHARGE, detached=True)  # E: call-overload
+    await ctx.workflow.do("Option", charge, CHARGE, detached=True)  # E: call-overload
+    run_id = await ctx.workflow.do("Detached", "onboarding", child, detached=True)
+    run_id["success"]  # E: index
+    await ctx.workflow.map("Items", reserve, [CHARGE])  # E: misc
+    await ctx.workflow.map("Items", "reserve", [CHARGE])  # E: call-overload
+    await ctx.workflow.map("Items", "reserve", 3)  # E: call-overload
+    await ctx.workflow.map("Unknown", "resrve", lines)  # E: call-overload
+    await ctx.workflow.map("Option", reserve, lines, max_concurrency="5")  # E: call-overload
+    await ctx.workflow.map("Handler", "reserve", lines, on_error=send_email)  # E: call-overload
+    tolerant = await ctx.workflow.map("Some", "reserve", lines, tolerated_failures=1)
+    names: list[str] = tolerant  # E: assignment
+    ctx.workflow.map("Forgotten", reserve, lines)  # E: unused-coroutine
+    async with ctx.workflow.saga() as saga:
+        purchase = Purchase(purchase_id="1", item="desk", amount=Decimal(1))
+        await saga.do("No undo", reserve_budget, purchase)  # E: call-overload
+        await saga.do("Another input", reserve, lines[0], undo=release_budget)  # E: misc
+        await saga.do("Another output", reserve, lines[0], undo=unreserve)  # E: misc
+        await saga.do("No handler", reserve, lines[0], undo=send_email)  # E: arg-type
+        await saga.do("A lambda", reserve, lines[0], undo=lambda done: None)  # E: call-overload
+        await saga.do("A workflow", onboarding_workflow, child, undo=release_budget)  # E: call-overload
+        saga.do("Forgotten", reserve_budget, purchase, undo=release_budget)  # E: unused-coroutine
+    print(names)
+
+
+wire_signal("positional")  # E: call-overload
+wire_signal(name="value", payload=3)  # E: call-overload
+wire_signal(name="option", kind=Line)  # E: call-overload
 wire_workflow(name="charge", func=charge)  # E: arg-type
 wire_workflow(name="plain", func=plain)  # E: arg-type
 wire_workflow(func=onboarding_workflow)  # E: call-arg
@@ -127,6 +214,18 @@ async def main(name: str) -> None:
     run = await start_workflow("onboarding", {"email": "a", "user_id": "b"})
     (await run.result())["succes"]  # E: typeddict-item
     get_run("onbording", "1")  # E: call-overload
+    await send_signal("1", "upgrade", {"plan": "pro"})  # E: arg-type
+    await send_signal("1", "upgraded", {"plan": 1})  # E: typeddict-item
+    await send_signal("1", "upgraded")  # E: call-arg
+    await send_signal(run, name, {"plan": "pro"})  # E: arg-type
+    send_signal(run, "upgraded", {"plan": "pro"})  # E: unused-coroutine
+    await run.signal(upgraded, CHARGE)  # E: misc
+    await run.signal(upgraded)  # E: arg-type
+    await run.signal(stopped, {"plan": "pro"})  # E: misc
+    await start_workflow("onboarding", {"email": "a", "user_id": "b"}, tags=1)  # E: call-overload
+    await start_workflow("onboarding", {"email": "a", "user_id": "b"}, delay=5)  # E: call-overload
+    await workflows.onboarding.start({"email": "a", "user_id": "b"}, pinned="yes")  # E: arg-type
+    await workflows.onboarding.start_many([CHARGE])  # E: list-item
     await rpc.ship(CHARGE)  # E: arg-type
     print(ship.payment)  # E: attr-defined
 
@@ -135,3 +234,17 @@ def script() -> None:
     with open_app() as shop:
         shop.workflows.onboarding.start({"email": 1, "user_id": "b"})  # E: typeddict-item
         shop.workflows.nothing  # E: attr-defined
+
+
+async def tested() -> None:
+    async with WorkflowLab(services=None) as lab:
+        lab.fakes.chrge = lambda data: Receipt("1", Decimal(1))  # E: attr-defined
+        lab.fakes.charge = lambda data: 3  # E: return-value
+        lab.fakes.charge = lambda ctx, data: Receipt("1", Decimal(1))  # E: misc
+        lab.fakes.ship = fake_charge  # E: assignment
+        lab.fakes.charge = Receipt("1", Decimal(1))  # E: assignment
+    WorkflowLab(services=3)  # E: arg-type
+
+
+async def fake_charge(data: Charge) -> Receipt:
+    return Receipt(data.order_id, data.amount)

@@ -3,3 +3,4 @@ import shop_pikku
 
 flow = shop_pikku.pikku_workflow_func
 wire = shop_pikku.wire_workflow
+signal = shop_pikku.wire_signal

@@ -56,3 +56,8 @@ Numbers = t.List[int]
 
 @p.pikku_func
 async def listed(ctx: Context, data: t.Any) -> "list[int]": ...
+
+
+p.wire_signal(name="class", payload=dt.datetime)
+named: object = p.wire_signal(name="list", payload=Person.Address)
+p.wire_signal(name="Signal", payload=list[int])

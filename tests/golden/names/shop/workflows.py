@@ -1,4 +1,4 @@
-from shop.deps import WorkflowContext, flow, wire
+from shop.deps import WorkflowContext, flow, signal, wire
 from shop.functions import annotated
 
 
@@ -9,3 +9,4 @@ async def count(ctx: WorkflowContext) -> str:
 
 wire(name="count-things", func=count)
 wire(name="class", func=count)
+by_alias = signal(name="send_signal", payload=None)

@@ -13,8 +13,15 @@ from shop_pikku._wire import Wire
 
 I = TypeVar("I")
 O = TypeVar("O")
+P = TypeVar("P")
 
-registry = pikku.Registry("shop_pikku")
+registry = pikku.Registry(
+    "shop_pikku",
+    versions={
+        "class": "f728c8fe5ed8b44d",
+        "count-things": "f728c8fe5ed8b44d",
+    },
+)
 
 
 class Context(pikku.FunctionContext[None, Rpc]):
@@ -96,3 +103,12 @@ def wire_workflow(
 ) -> None:
     """Makes a workflow startable under a name."""
     registry.wire_workflow(name=name, func=func, description=description, tags=tags, expose=expose)
+
+
+@overload
+def wire_signal(*, name: str, payload: type[P], description: str = "") -> pikku.Signal[P]: ...
+@overload
+def wire_signal(*, name: str, payload: None = None, description: str = "") -> pikku.Signal[None]: ...
+def wire_signal(*, name: str, payload: Any = None, description: str = "") -> Any:
+    """Declares a signal: what is sent to a run from outside, under a name, with a typed payload."""
+    return registry.wire_signal(name=name, payload=payload, description=description)

@@ -5,6 +5,7 @@ from builtins import list as list_from_builtins
 from collections.abc import Sequence
 from datetime import datetime
 from pikku import BoundRpc
+from pikku import Duration
 from pikku import RpcRef
 from pikku import Run
 from pydantic import Field
@@ -80,9 +81,9 @@ class Rpc:
     @overload
     async def invoke(self, name: Literal["uses_alias"], data: Numbers, /) -> int: ...
     @overload
-    async def start_workflow(self, name: Literal["class"], /, *, run_id: str | None = None, wait: bool = True) -> Run[str]: ...
+    async def start_workflow(self, name: Literal["class"], /, *, run_id: str | None = None, wait: bool = True, tags: Sequence[str] = (), delay: Duration | None = None, started_by: str | None = None, pinned: bool = False) -> Run[str]: ...
     @overload
-    async def start_workflow(self, name: Literal["count-things"], /, *, run_id: str | None = None, wait: bool = True) -> Run[str]: ...
+    async def start_workflow(self, name: Literal["count-things"], /, *, run_id: str | None = None, wait: bool = True, tags: Sequence[str] = (), delay: Duration | None = None, started_by: str | None = None, pinned: bool = False) -> Run[str]: ...
 
 class RpcNames:
     """The same functions as targets of steps: not callable."""

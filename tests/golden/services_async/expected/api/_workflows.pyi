@@ -2,7 +2,9 @@
 # ruff: noqa
 # fmt: off
 from api._rpc import Rpc
+from collections.abc import Sequence
 from pikku import BoundWorkflow
+from pikku import Duration
 from pikku import Run
 from typing import ClassVar
 from typing import Never
@@ -18,6 +20,6 @@ class Workflows:
 workflows: Workflows
 rpc: Rpc
 
-async def start_workflow(name: Never, data: object = ..., /, *, run_id: str | None = None, wait: bool = True) -> Run[object]: ...
+async def start_workflow(name: Never, data: object = ..., /, *, run_id: str | None = None, wait: bool = True, tags: Sequence[str] = (), delay: Duration | None = None, started_by: str | None = None, pinned: bool = False) -> Run[object]: ...
 
 def get_run(name: Never, run_id: str, /) -> Run[object]: ...

@@ -19,6 +19,8 @@ app: App[Kit] = App(
     services="market:make",
     context=Context,
     workflow_context=WorkflowContext,
-    settings={},
+    settings={
+        "retention": "completed=30d,failed=90d",
+    },
     project="../..",
 )

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
 I = TypeVar("I")
 O = TypeVar("O")
+P = TypeVar("P")
 
-registry = pikku.Registry("market_pikku")
+registry = pikku.Registry(
+    "market_pikku",
+    versions={
+        "only": "4f53cda18c2baa0c",
+    },
+)
 
 
 class Context(pikku.FunctionContext["Kit", Rpc]):
@@ -99,3 +105,12 @@ def wire_workflow(
 ) -> None:
     """Makes a workflow startable under a name."""
     registry.wire_workflow(name=name, func=func, description=description, tags=tags, expose=expose)
+
+
+@overload
+def wire_signal(*, name: str, payload: type[P], description: str = "") -> pikku.Signal[P]: ...
+@overload
+def wire_signal(*, name: str, payload: None = None, description: str = "") -> pikku.Signal[None]: ...
+def wire_signal(*, name: str, payload: Any = None, description: str = "") -> Any:
+    """Declares a signal: what is sent to a run from outside, under a name, with a typed payload."""
+    return registry.wire_signal(name=name, payload=payload, description=description)
