@@ -84,3 +84,72 @@ class Fulfilment(BaseModel):
     payment_id: str
     tracking: str | None = None
     reason: str | None = None
+
+
+class Purchase(BaseModel):
+    """Something that a member of the shop's staff wants to buy."""
+
+    purchase_id: str
+    item: str
+    amount: Decimal = Field(gt=0)
+
+
+class Verdict(BaseModel):
+    """What comes with the decision on a purchase."""
+
+    cost_centre: str
+
+
+class Purchased(BaseModel):
+    """How a purchase ended."""
+
+    status: Literal["ordered", "rejected", "expired"]
+    cost_centre: str | None = None
+
+
+class Trial(TypedDict):
+    """Who tries the shop's premium service."""
+
+    user_id: str
+    email: str
+
+
+class Upgrade(TypedDict):
+    """What a user has upgraded to."""
+
+    plan: str
+
+
+class TrialEnd(TypedDict):
+    """How a trial ended: with a plan, or without one."""
+
+    plan: str | None
+
+
+class Migration(BaseModel):
+    """How to bring the customers' records up to date."""
+
+    page_size: int = Field(default=500, gt=0, le=10_000)
+    tolerated_failures: int = Field(default=10, ge=0)
+
+
+@dataclass
+class Page:
+    """A part of the customers: those that follow one, at most so many."""
+
+    after: int
+    size: int
+
+
+class Migrated(BaseModel):
+    """What a migration did."""
+
+    migrated: int
+    failed: list[int]
+
+
+class Report(BaseModel):
+    """How much was reserved of which article."""
+
+    reserved: dict[str, int]
+    total: int
