@@ -53,7 +53,9 @@ class Verdict(NamedTuple):
             said: dict[str, Any] = json.loads(text)
             return cls(**said)
         except (ValueError, TypeError) as fault:
-            raise PayloadError("the record of a decision", "", f"cannot be read: {fault}") from fault
+            raise PayloadError(
+                "the record of a decision", "", f"cannot be read: {fault}"
+            ) from fault
 
     @property
     def decided_at(self) -> datetime:

@@ -484,9 +484,7 @@ class Engine:
         """The version of *workflow* that this process holds; empty where none is known."""
         return self.registry.versions.get(workflow, "")
 
-    def hand_over(
-        self, live: LiveRun, wanted: Sequence[str], nobody: Callable[[], None]
-    ) -> None:
+    def hand_over(self, live: LiveRun, wanted: Sequence[str], nobody: Callable[[], None]) -> None:
         """Have another process execute the run, one that holds one of the *wanted* workflows."""
 
         def answered(result: OpResult) -> None:

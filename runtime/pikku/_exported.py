@@ -13,6 +13,7 @@ from pikku._payloads import is_sealed
 from pikku._records import ENDED_STEP, HistoryEntry, LoadedRun, PutRun, RunRecord, StepRecord
 from pikku.errors import HistoryFormatError, RunIdError
 
+
 class ExportedRun(TypedDict):
     """What `Run.export` gives: plain JSON data. Values are JSON text, exactly as they are kept."""
 

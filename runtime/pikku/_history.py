@@ -153,9 +153,7 @@ def history_of(
     return [event for _, event in sorted(events, key=lambda each: each[0])]
 
 
-def _step_of(
-    entry: HistoryEntry, run: RunRecord, steps: Sequence[StepRecord]
-) -> StepRecord | None:
+def _step_of(entry: HistoryEntry, run: RunRecord, steps: Sequence[StepRecord]) -> StepRecord | None:
     """The step beside which an entry without a step of its own is told, of those of its instant."""
     for step in steps:
         match entry.kind, step.kind:

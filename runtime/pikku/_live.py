@@ -50,6 +50,7 @@ from pikku.errors import (
     NonDeterminismError,
     PayloadError,
     PikkuError,
+    RunCancelledError,
     RunTimeoutError,
     SealError,
     UnknownFunctionError,
@@ -162,6 +163,7 @@ class LiveRun:
         self._entries: list[HistoryEntry] = []
         self._writes: list[StepWrite] = []
         self._children: list[CreateRun] = []
+        self._detached: list[CreateRun] = []
         self._calls_off: list[str] = []
         self._suspending: Ask | None = None
         self._starting: list[Flight] = []
@@ -297,7 +299,7 @@ class LiveRun:
         if self._busy:
             self._bug = error
             return
-        self._ends, self._entries, self._held = [], [], []
+        self._ends, self._entries, self._held, self._detached = [], [], [], []
         self._replay.delivered -= self._delivered_here
         self._delivered_here = 0
         if isinstance(error, SealError):
@@ -715,7 +717,7 @@ class LiveRun:
         ask = flight.ask
         if ask.kind == "child":
             if not end.failed:
-                self._children.append(self._child_run(flight))
+                self._detached.append(self._child_run(flight))
                 self._engine.intake.look_everywhere()
             else:
                 self._deliver_child_failure(flight, end, main_done)
@@ -904,8 +906,9 @@ class LiveRun:
         if kind == "timeout":
             error = RunTimeoutError(f"the run took longer than its workflow's timeout ({reason})")
             return Settle("failed", error=ErrorInfo.of(error).to_json())
-        error_info = ErrorInfo("CancelledError", reason)
-        return Settle("cancelled", error=error_info.to_json(), reason=reason)
+        error_info = ErrorInfo.of(RunCancelledError(self.run_id, self.wired.name, reason))
+        text = error_info._replace(message=reason, hint=None).to_json()
+        return Settle("cancelled", error=text, reason=reason)
 
     def _result(self, main: asyncio.Task[Any]) -> Settle:
         if main.cancelled():
@@ -961,7 +964,7 @@ class LiveRun:
     def _commit(self, settle: Settle | None) -> None:
         if settle is not None:
             self._start_nothing()
-            if self._away and settle.status in FINAL_STATUSES:
+            if settle.status in FINAL_STATUSES and (self._away or self._replay.left_open):
                 settle = settle._replace(withdraw=True)
         self._busy = True
         self._settling = settle
@@ -979,7 +982,7 @@ class LiveRun:
                 self._entries,
                 settle,
                 None if settle is not None else replay.cancel_asked,
-                self._children,
+                [*self._detached, *self._children] if self._detached else self._children,
                 self._calls_off,
             ),
             self._committed,
@@ -1019,8 +1022,8 @@ class LiveRun:
         self._held = []
         self._ends = []
         self._writes = []
-        if self._children or self._calls_off:
-            self._children, self._calls_off = [], []
+        if self._children or self._detached or self._calls_off:
+            self._children, self._detached, self._calls_off = [], [], []
         if self._entries:
             self._entries = []
         self._delivered_here = 0

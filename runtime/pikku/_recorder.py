@@ -180,7 +180,7 @@ class RunRecorder:
         return self._replay.patched(patch_id)
 
     def is_workflow(self, name: str) -> bool:
-        return name in self._registry.workflows
+        return name in self._registry.workflows and name not in self._registry.functions
 
     def child(
         self,

@@ -108,6 +108,11 @@ class Replay:
             if step.delivery is not None and step.status in ENDED_STEP
         }
         self._asked: dict[str, Ask] = {}
+        # Whether jobs or children are under way, as far as the history says.
+        self.left_open = any(
+            (step.queue is not None or step.kind == "child") and step.status not in ENDED_STEP
+            for step in history
+        )
         self._unasked = sum(step.kind not in ("on_error", "patch") for step in history)
         self._patches: dict[str, bool] = {}
         self.new_asks: list[Ask] = []

@@ -100,6 +100,20 @@ class Run(Generic[O_co]):
             raise RunNotFoundError(self.run_id, store=store.address)
         return history_of(loaded.run, loaded.steps, await store.load_history(self.run_id))
 
+    async def children(self) -> list[Run[Any]]:
+        """The runs that this one has started and waits or waited for, in the order in which it
+        asked for them.
+
+        Raises:
+            RunNotFoundError: there is no such run.
+        """
+        loaded = await self._opened().control.load(self.run_id)
+        return [
+            Run(step.job, step.target, self._opened)
+            for step in loaded.steps
+            if step.kind == "child" and step.job is not None
+        ]
+
     async def cancel(self, reason: str) -> None:
         """Ask the run to unwind; its `finally` blocks may still take steps. A run that has ended
         stays as it is.
@@ -279,6 +293,11 @@ class SyncRun(Generic[O_co]):
         """See `Run.history`."""
         value: list[HistoryEvent] = self._wait_for(self._run.history())
         return value
+
+    def children(self) -> list[SyncRun[Any]]:
+        """See `Run.children`."""
+        found: list[Run[Any]] = self._wait_for(self._run.children())
+        return [SyncRun(each, self._wait_for) for each in found]
 
     def cancel(self, reason: str) -> None:
         """See `Run.cancel`."""

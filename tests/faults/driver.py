@@ -27,9 +27,9 @@ from tests.servers.proxy import FaultProxy
 from tests.servers.redis import RedisServer
 
 from pikku import Run
-from pikku._records import LoadedRun
+from pikku._records import FINAL_STATUSES, LoadedRun
 from pikku._settings import EngineOptions
-from pikku.errors import PikkuError, StoreError
+from pikku.errors import PikkuError, RunStateError, StoreError
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.faults.fault_app"
@@ -294,6 +294,28 @@ class Site:
         self.followed[run_id] = asyncio.create_task(self._follow(run, expected))
         return run_id
 
+    async def start_families(self, count: int) -> None:
+        """So many families, each paid at some time, and as many sagas that fail."""
+        for _ in range(count):
+            data = self.data()
+            run_id = await self.start("family", data)
+            await self.in_background(self._pay(run_id, data["n"], self.dice.uniform(0, 2)))
+            await self.start("undone", self.data())
+
+    async def _pay(self, run_id: str, amount: int, seconds: float) -> None:
+        """Send the signal until it is known to have arrived, and once more."""
+        await asyncio.sleep(seconds)
+        run: Run[Any] = fault_app.app.get_run("family", run_id)
+        sent = 0
+        while sent < 2:
+            try:
+                await run.signal(fault_app.paid, amount, signal_id=f"payment-{run_id}")
+                sent += 1
+            except RunStateError:
+                return
+            except StoreError:
+                await asyncio.sleep(0.05)
+
     async def _follow(self, run: Run[Any], expected: Any) -> Story:
         while True:
             try:
@@ -341,7 +363,7 @@ class Site:
         wrong = await asyncio.to_thread(self._stop_workers)
         loaded: dict[str, LoadedRun | None] = {}
         for story in self.stories:
-            loaded[story.run_id] = await self.store.load_steps(story.run_id)
+            wrong += await self._load_family(story.run_id, loaded)
         accidents = self._accidents()
         rows = [row for row in self.ledger.rows() if row.run not in without]
         judge = Judge(rows, self.faults + accidents, self.stories, loaded)
@@ -358,6 +380,19 @@ class Site:
         if wrong:
             raise Broken(await self._told("\n".join(wrong[:20])))
         return figures
+
+    async def _load_family(self, run_id: str, loaded: dict[str, LoadedRun | None]) -> list[str]:
+        """The run with its children and theirs, of which none may be left over."""
+        found = loaded[run_id] = await self.store.load_steps(run_id)
+        wrong: list[str] = []
+        for step in found.steps if found is not None else ():
+            if step.kind != "child" or step.job is None:
+                continue
+            wrong += await self._load_family(step.job, loaded)
+            child = loaded[step.job]
+            if child is None or child.run.status not in FINAL_STATUSES:
+                wrong.append(f"L: child {step.job} of {run_id} has not ended: {child}")
+        return wrong
 
     @property
     def refused(self) -> list[str]:

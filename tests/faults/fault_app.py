@@ -14,7 +14,16 @@ from typing import Any, TypeAlias
 
 from tests.servers.ledger import Ledger
 
-from pikku import App, FunctionContext, Registry, WorkflowFunctionContext, WorkflowWire
+from pikku import (
+    App,
+    FunctionContext,
+    Registry,
+    Signal,
+    StepFailedError,
+    Undo,
+    WorkflowFunctionContext,
+    WorkflowWire,
+)
 
 Ctx: TypeAlias = FunctionContext[Any, Any]
 Wf: TypeAlias = WorkflowFunctionContext[Any, Any, WorkflowWire]
@@ -150,6 +159,20 @@ async def complain(ctx: Ctx, data: Data) -> Data:
     raise ValueError("y" * data["size"])
 
 
+@function(dispatch="queue")
+async def unreserve(ctx: Ctx, undo: Undo[Data, Data]) -> Data:
+    """Undoes `reserve`."""
+    begin(ctx)
+    return done(ctx, undo.output["value"] - 1)
+
+
+@function(dispatch="queue")
+async def refuse(ctx: Ctx, data: Data) -> None:
+    """Fails for good."""
+    begin(ctx)
+    raise LookupError("refused")
+
+
 # --- workflows -------------------------------------------------------------------
 
 
@@ -281,6 +304,57 @@ async def bounded(ctx: Wf, data: Data) -> int:
     return int((await steps.do("Third", reserve, {"n": n, "ms": data["ms"]}))["value"])
 
 
+paid: Signal[int] = registry.wire_signal(name="paid", payload=int)
+
+
+@workflow()
+async def member(ctx: Wf, data: Data) -> int:
+    """A child: a step through the queue, one in place, and for the first of them a child again."""
+    steps: Any = ctx.workflow
+    n: int = (await steps.do("Reserve", reserve, {"n": data["n"], "ms": data["ms"]}))["value"]
+    if data["generations"]:
+        younger = {**data, "n": n, "generations": data["generations"] - 1}
+        n = await steps.do("Child", "member", younger)
+    return int((await steps.do("Pack", pack, {"n": n, "ms": data["ms"]}))["value"])
+
+
+@workflow()
+async def family(ctx: Wf, data: Data) -> list[int]:
+    """Children and grandchildren, a map, a saga that ends well, and a race that a signal wins."""
+    steps: Any = ctx.workflow
+    n, ms = data["n"], data["ms"]
+    async with steps.saga() as saga:
+        booked = await saga.do("Book", reserve, {"n": n, "ms": ms}, undo=unreserve)
+        members = await asyncio.gather(
+            *(
+                steps.do(f"Member {i}", member, {"n": n + i, "ms": ms, "generations": i})
+                for i in range(3)
+            )
+        )
+        items = [{"n": i, "ms": ms} for i in range(data["width"])]
+        parts = await steps.map("Part", part, items, max_concurrency=3)
+        place, word = await steps.race(
+            steps.wait_for_signal("Wait for payment", paid), steps.sleep("Patience", "1h")
+        )
+        last = await saga.do("Ship", charge, {"n": word, "ms": ms}, undo=unreserve)
+    return [booked["value"], *members, *(each["value"] for each in parts), place, last["value"]]
+
+
+@workflow()
+async def undone(ctx: Wf, data: Data) -> list[str]:
+    """A saga that fails and is undone."""
+    steps: Any = ctx.workflow
+    try:
+        async with steps.saga() as saga:
+            for i in range(3):
+                given = {"n": data["n"] + i, "ms": data["ms"]}
+                await saga.do(f"Book {i}", reserve, given, undo=unreserve)
+            await saga.do("Refused", refuse, data, undo=unreserve)
+    except StepFailedError as failed:
+        return [failed.step_name, failed.error.message]
+    return []
+
+
 def expected(name: str, data: Data) -> Any:
     """The output of a run that meets no fault."""
     n = data["n"]
@@ -300,5 +374,12 @@ def expected(name: str, data: Data) -> Any:
             return n + 2
         case "bounded":
             return n + 3
+        case "member":
+            return n + 4 * (data["generations"] + 1)
+        case "family":
+            members = [n + i + 4 * (i + 1) for i in range(3)]
+            return [n + 1, *members, *(i * 10 for i in range(data["width"])), 0, n * 2]
+        case "undone":
+            return ["Refused", "refused"]
         case _:
             raise LookupError(name)

@@ -654,6 +654,36 @@ async def several_partitions(folder: Path, seed: int) -> Figures:
         return await here.check()
 
 
+async def families_killed(folder: Path, seed: int) -> Figures:
+    """1 and 22: workers are killed while parents, children, maps, sagas and races are under way and
+    signals come; a part of the seeds on three partitions."""
+    async with place(folder, seed, options="partitions=3" if seed % 2 else "") as here:
+        await here.start_workers(3)
+        await here.start_families(4)
+        for _ in range(3):
+            here.kill(await here.busy_worker())
+            await here.start_workers(1)
+            await here.start_families(1)
+            await asyncio.sleep(here.dice.uniform(0, 0.3))
+        return await here.check()
+
+
+async def families_reset(folder: Path, seed: int) -> Figures:
+    """7 and 22: answers to workers are lost while families are under way."""
+    async with place(folder, seed) as here, proxy_of(here.server) as proxy:
+        await here.start_workers(1)
+        workers = await here.start_workers(2, through=proxy)
+        await here.start_families(3)
+        for _ in range(6):
+            await here.busy_worker(workers)
+            async with here.network_fault("reset", workers):
+                proxy.reset_after(here.dice.randrange(300), "reply", when=b"EVALSHA")
+                await asyncio.sleep(0.2)
+            await here.start_families(1)
+        proxy.heal()
+        return await here.check()
+
+
 async def everything_at_once(folder: Path, seed: int) -> Figures:
     """23, a part of a soak: kills, stops, resets, partitions and a server that dies, at random."""
     async with place(folder, seed) as here, proxy_of(here.server) as proxy:
@@ -713,5 +743,7 @@ ROWS: dict[Scenario, int] = {
     many: 1,
     drained: 2,
     several_partitions: 2,
+    families_killed: 4,
+    families_reset: 3,
     everything_at_once: 3,
 }

@@ -247,9 +247,7 @@ async def test_a_crash_after_any_step_changes_neither_way_nor_result(
         run, result = await live(lab, toy, "r")
         steps = await steps_of(lab, run)
         keys = [
-            key
-            for key, step in steps.items()
-            if step.kind != "sleep" and step.delivery is not None
+            key for key, step in steps.items() if step.kind != "sleep" and step.delivery is not None
         ]
     for key in keys:
         toy = Toy()

@@ -68,6 +68,9 @@ AWAY = StepRecord(
 )
 LOCAL = dataclasses.replace(AWAY, queue=None)
 SLEEP = dataclasses.replace(LOCAL, key="Nap", kind="sleep", due_us=NOW + 5)
+SIGNAL = dataclasses.replace(LOCAL, key="Wait", kind="signal", target="go")
+APPROVAL = dataclasses.replace(LOCAL, key="Ask", kind="approval", job="{}")
+CHILD = dataclasses.replace(LOCAL, key="Child", kind="child", target="other", job="c1")
 DONE = dataclasses.replace(LOCAL, key="Done", status="succeeded", result="1", delivery=1)
 JOB = frozenset({("r1", "Send", 1)})
 
@@ -90,16 +93,41 @@ def found_in(
     queued: bool = False,
     jobs: frozenset[tuple[str, str, int]] = frozenset(),
     timers: frozenset[tuple[str, str, str]] = frozenset(),
+    ended: frozenset[str] = frozenset(),
 ) -> list[tuple[str, str]]:
     """Kind and text of each symptom."""
     sessions = {LIVE: NOW + 1, DEAD: NOW - 1}
     queue = frozenset({"r1"}) if queued else frozenset[str]()
     examination = Examination(NOW, sessions, queue, jobs, timers)
-    symptoms = diagnose(LoadedRun(run, steps), examination)
+    symptoms = diagnose(LoadedRun(run, steps), examination, ended)
     return [(symptom.kind, symptom.text) for symptom in symptoms]
 
 
 HEALTHY: dict[str, tuple[RunRecord, tuple[StepRecord, ...], dict[str, Any]]] = {
+    "parked on a signal": (PARKED, (SIGNAL,), {}),
+    "parked on an approval": (PARKED, (APPROVAL,), {}),
+    "parked on a signal that may time out": (
+        PARKED,
+        (a(SIGNAL, due_us=NOW + 5),),
+        {"timers": timer("Wait", "sleep")},
+    ),
+    "parked on a child": (PARKED, (CHILD,), {}),
+    "started with a delay": (a_run(turn=0), (), {"timers": timer("", "start")}),
+    "queued, a step of a fork to be asked for": (
+        a_run(queued=True, turn=0),
+        (a(LOCAL, status="pending"),),
+        {"queued": True},
+    ),
+    "a signal that was waited for before it unwinds": (
+        a_run(owner=LIVE, cancel_us=5, cancel_delivery=1, deliveries=1),
+        (a(SIGNAL, due_us=NOW + 5),),
+        {},
+    ),
+    "a patch": (
+        PARKED,
+        (SIGNAL, a(LOCAL, key="p", kind="patch", status="succeeded", result="true")),
+        {},
+    ),
     "owned": (a_run(owner=LIVE), (a(LOCAL, status="running", worker=LIVE),), {}),
     "owned, the retry of a step announced": (a_run(owner=LIVE), (a(LOCAL, due_us=NOW - 1),), {}),
     "queued": (a_run(queued=True), (LOCAL,), {"queued": True}),
@@ -238,9 +266,39 @@ BROKEN: dict[str, tuple[RunRecord, tuple[StepRecord, ...], dict[str, Any], tuple
         {"queued": True},
         ("timer", "attempt 2 of step 'Send' waits for its time without a timer"),
     ),
+    "a signal that may time out, without a timer": (
+        PARKED,
+        (a(SIGNAL, due_us=NOW + 5),),
+        {},
+        ("timer", "step 'Wait' has to end in time, and is without a timer"),
+    ),
+    "an approval that expires, without a timer": (
+        PARKED,
+        (a(APPROVAL, due_us=NOW + 5),),
+        {},
+        ("timer", "step 'Ask' has to end in time, and is without a timer"),
+    ),
+    "a child that has ended": (
+        PARKED,
+        (CHILD,),
+        {"ended": frozenset({"c1"})},
+        ("child", "step 'Child' waits for run c1, which has ended or is gone"),
+    ),
+    "a delayed start without a timer": (
+        a_run(turn=0),
+        (),
+        {},
+        ("unattended", "waits for nothing that could happen"),
+    ),
+    "parked on a step that nobody has asked for": (
+        PARKED,
+        (a(LOCAL, status="pending"),),
+        {},
+        ("unattended", "waits for nothing that could happen"),
+    ),
     "a sleep while it unwinds, without a timer": (
         a_run(owner=LIVE, cancel_us=5, cancel_delivery=1, deliveries=1),
-        (a(SLEEP, created_us=6),),
+        (a(SLEEP, created_us=6, after=1),),
         {},
         ("timer", "step 'Nap' sleeps without a timer"),
     ),

@@ -9,7 +9,7 @@ import pytest
 
 pytest_plugins = ["pytester"]
 
-APP = '''
+APP = """
 from typing import Any
 
 from pikku import App, FunctionContext, Registry, WorkflowFunctionContext, WorkflowWire
@@ -29,9 +29,9 @@ async def tea(ctx: WorkflowFunctionContext[Any, Any, WorkflowWire], cups: int) -
 
 
 registry.wire_workflow(name="tea", func=registry.pikku_workflow_func(tea))
-'''
+"""
 
-TEST = '''
+TEST = """
 import pytest
 from tea_app import app
 {header}
@@ -45,15 +45,15 @@ async def test_three_days_take_no_time(workflow_lab):
         assert await run.result() == 2
         assert lab.executions("Pour") == 1
         print("store:", lab.store_url, lab.queue_service)
-'''
+"""
 
 UNDER_ASYNCIO = TEST.format(header="", mark="@pytest.mark.asyncio")
 UNDER_ANYIO = TEST.format(
-    header='''
+    header="""
 @pytest.fixture
 def anyio_backend():
     return "asyncio"
-''',
+""",
     mark="@pytest.mark.anyio",
 )
 

@@ -451,9 +451,7 @@ def decide_step(work: Workspace, op: DecideStep) -> OpResult:
         return OK if step.result == op.decision else DECIDED
     if run.status in FINAL_STATUSES or _is_past(run, step):
         return SETTLED
-    work.append_history(
-        op.run_id, HistoryEntry("decision", op.key, None, op.decision, work.now_us)
-    )
+    work.append_history(op.run_id, HistoryEntry("decision", op.key, None, op.decision, work.now_us))
     step.result = op.decision
     _conclude(work, run, step, "succeeded")
     return OK
@@ -845,6 +843,9 @@ def _tell_parent(work: Workspace, run: RunRecord) -> None:
 
 
 def _settle(work: Workspace, run: RunRecord, settle: Settle) -> None:
+    if settle.status == "suspended" and run.cancel_us is not None:
+        _disown(work, run)  # asked to unwind meanwhile: whoever takes it up next does that
+        return
     run.owner = None
     if settle.status == "running":
         return

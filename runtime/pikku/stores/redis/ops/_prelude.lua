@@ -179,6 +179,7 @@ local function drop_timers(run)
   if not armed or tonumber(armed) <= 0 then
     return
   end
+  asked_for_timers = true
   local entries = { step_entry('t', run, ''), step_entry('b', run, '') }
   for _, found in ipairs(open_steps(run)) do
     entries[#entries + 1] = step_entry(timer_of(found[2].kind), run, found[1])

@@ -13,6 +13,12 @@ local function settle(run, f, status, output, error_text, reason, data, withdraw
     call('HSET', run_key(run), unpack(fields))
     return
   end
+  if status == 'suspended' and f.cancel_us then
+    -- Asked to unwind meanwhile: whoever takes it up next does that.
+    call('HSET', run_key(run), 'owner', '', 'queued', 1)
+    push_run(run, f.inline)
+    return
+  end
   index(run, f.status, status)
   if status == 'suspended' then
     call('HSET', run_key(run), 'owner', '', 'status', status, 'suspend_reason',
