@@ -111,7 +111,7 @@ def history_of(
     add(run.created_us, (-1, 0), "run_started", data=_value(run.input))
     for entry in entries:
         step = _step_of(entry, run, steps)
-        order = (places.get(entry.step or "", last), 1)
+        order = (places.get(entry.step or "", last), _PHASES.get(entry.kind, 1))
         if step is not None:
             order = (step.position, -1 if entry.kind == "cancel" else 1)
         named = entry.step
@@ -172,6 +172,7 @@ def _step_of(entry: HistoryEntry, run: RunRecord, steps: Sequence[StepRecord]) -
     return None
 
 
+_PHASES = {"step_started": 0, "run_failed": 2, "retry": 3}
 _WAITS = {
     "sleep": ("sleep_started", "sleep_ended"),
     "signal": ("wait_started", "wait_ended"),

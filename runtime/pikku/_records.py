@@ -232,7 +232,7 @@ class StepWrite(NamedTuple):
 class Settle(NamedTuple):
     """How a run leaves its owner: final, suspended, or parked (`running`). `withdraw` says that
     the run has jobs or children under way, which nobody wants any more. A run that was asked to
-    unwind meanwhile is queued instead of being suspended."""
+    unwind meanwhile is queued instead of being suspended as it asked, or for a difference."""
 
     status: RunStatus
     output: str | None = None

@@ -18,6 +18,7 @@ from pikku._records import (
 from pikku.errors import CorruptStateError, NoSuchStepError, RunStateError
 
 HANDLER_SUFFIX = " (on_error)"
+UNDO_SUFFIX = " (undo)"
 
 
 def retried(
@@ -31,7 +32,8 @@ def retried(
         timeout_us: how long the run may take from now on.
 
     Raises:
-        RunStateError: the run has not failed, or `from_step` has not.
+        RunStateError: the run has not failed, or `from_step` has not; or what it goes back to was
+            undone by a saga.
         NoSuchStepError: there is no such step.
     """
     run, steps = loaded.run, loaded.steps
@@ -42,6 +44,8 @@ def retried(
         )
     failed, cut = _cut(run, steps, from_step)
     kept = [step for step in steps if step.after < cut]
+    dropped = [step for step in steps if step.after >= cut]
+    _refuse_undone(run, kept, dropped)
     again = {step.key for step in kept if _goes_again(step, cut)}
     made: list[StepRecord] = []
     for step in kept:
@@ -64,9 +68,51 @@ def retried(
         cancel_delivery=None,
         suspend_reason=None,
     )
-    entry = HistoryEntry("retry", failed.key if failed else None, retry.run_attempt, None, now_us)
+    told = _told(run, [*dropped, *(step for step in kept if step.key in again)])
+    told.append(
+        HistoryEntry("retry", failed.key if failed else None, retry.run_attempt, None, now_us)
+    )
     expected = [(step.key, step.attempt, step.status) for step in steps]
-    return PutRun(retry, made, [entry], expected, timeout_us)
+    return PutRun(retry, made, told, expected, timeout_us)
+
+
+def _refuse_undone(
+    run: RunRecord, kept: Sequence[StepRecord], dropped: Sequence[StepRecord]
+) -> None:
+    """A saga that was undone cannot be done again under the same idempotency keys."""
+    undone = {_name(step.key).removesuffix(UNDO_SUFFIX) for step in dropped if _undoes(step)}
+    for step in kept:
+        if step.status == "succeeded" and _name(step.key) in undone:
+            raise RunStateError(
+                f"run {run.run_id} cannot be retried: step {step.key!r} was undone",
+                hint=f"fork it from there, with ids of its own: run.fork({step.key!r})",
+            )
+
+
+def _undoes(step: StepRecord) -> bool:
+    return step.kind == "rpc" and _name(step.key).endswith(UNDO_SUFFIX)
+
+
+def _name(key: str) -> str:
+    name, hash, ordinal = key.rpartition("#")
+    return name if hash and ordinal.isdigit() else key
+
+
+def _told(run: RunRecord, steps: Iterable[StepRecord]) -> list[HistoryEntry]:
+    """What the records say of what goes again, for the history to keep."""
+    entries: list[HistoryEntry] = []
+    for step in steps:
+        if step.started_us is not None:
+            entries.append(
+                HistoryEntry("step_started", step.key, step.attempt, None, step.started_us)
+            )
+        if step.status in ENDED_STEP and step.finished_us is not None:
+            data = step.result if step.status == "succeeded" else step.error
+            kind = f"step_{step.status}"
+            entries.append(HistoryEntry(kind, step.key, step.attempt, data, step.finished_us))
+    entries.sort(key=lambda entry: entry.at_us)
+    entries.append(HistoryEntry("run_failed", None, None, run.error, run.finished_us or 0))
+    return entries
 
 
 def _cut(
@@ -111,6 +157,7 @@ def _afresh(step: StepRecord) -> StepRecord:
         attempt=step.attempt + begun,
         failures=0,
         lost=0,
+        input=step.input if step.kind in WAITS else None,
         result=None,
         error=None,
         worker=None,
@@ -193,8 +240,8 @@ def forked(
                 f"step {key!r} of run {run.run_id} takes no input",
                 hint="replace the input of a step that calls a function or a workflow",
             )
-        kept.append(_afresh(replace(step, input=input, status="pending", attempt=1, worker=None)))
-        kept[-1].status = "pending"
+        begins = _afresh(replace(step, status="pending", attempt=1, worker=None))
+        kept.append(replace(begins, status="pending", input=input))
     fork = replace(
         run,
         run_id=run_id,

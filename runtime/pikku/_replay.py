@@ -179,7 +179,11 @@ class Replay:
             self.new_asks.append(ask)
             return future
         self._unasked -= 1
-        if record.kind != kind or record.target != target or record.digest != fingerprint:
+        if (
+            record.kind != kind
+            or record.target != target
+            or (record.digest != fingerprint and record.input is not None)
+        ):
             self._diverge(ask, record)
         elif record.delivery is None:
             self.new_asks.append(ask)

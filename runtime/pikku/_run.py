@@ -217,7 +217,8 @@ class Run(Generic[O_co]):
 
         Raises:
             RunNotFoundError: there is no such run.
-            RunStateError: it has not failed, or *from_step* has not.
+            RunStateError: it has not failed, or *from_step* has not; or a saga has undone what it
+                would go back to: then fork it.
             NoSuchStepError: it has no step *from_step*.
         """
         await self._opened().control.retry(self.run_id, from_step)

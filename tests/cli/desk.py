@@ -35,8 +35,10 @@ import asyncio
 import os
 from pathlib import Path
 
+from typing_extensions import TypedDict
+
 from desk_pikku import registry
-from pikku import FunctionContext, WorkflowFunctionContext
+from pikku import FunctionContext, Signal, WorkflowFunctionContext, WorkflowRef
 
 Path("imported.txt").touch()
 
@@ -89,6 +91,50 @@ async def giving_up(ctx: WorkflowFunctionContext) -> None:
     await ctx.workflow.cancel("no need")
 
 
+class Plan(TypedDict):
+    name: str
+
+
+registry.wire_signal(name="upgraded", payload=Plan)
+registry.wire_signal(name="nudge")
+
+
+@registry.pikku_workflow_func
+async def trial(ctx: WorkflowFunctionContext) -> str:
+    plan = await ctx.workflow.wait_for_signal("Wait for upgrade", Signal[Plan]("upgraded"))
+    return await ctx.workflow.do("Note plan", note, plan["name"])
+
+
+@registry.pikku_workflow_func
+async def purchase(ctx: WorkflowFunctionContext) -> str:
+    decision = await ctx.workflow.approval(
+        "Approve it", schema=Plan, reason="it is dear", approvers="not_initiator", scope="money"
+    )
+    return decision.outcome if decision.data is None else decision.data["name"]
+
+
+@registry.pikku_workflow_func
+async def careful(ctx: WorkflowFunctionContext) -> str:
+    await ctx.workflow.do("Note it", note, "careful")
+    await ctx.workflow.do("Check paper", check)
+    return "printed"
+
+
+@registry.pikku_func
+async def check(ctx: FunctionContext) -> None:
+    if not Path("paper.txt").exists():
+        raise ValueError("out of paper")
+
+
+@registry.pikku_workflow_func
+async def outer(ctx: WorkflowFunctionContext) -> str:
+    return await ctx.workflow.do("Inner", WorkflowRef("trial"))
+
+
+registry.wire_workflow(name="trial", func=trial)
+registry.wire_workflow(name="purchase", func=purchase)
+registry.wire_workflow(name="careful", func=careful)
+registry.wire_workflow(name="outer", func=outer)
 registry.wire_workflow(name="nap", func=nap, tags=["rest"])
 registry.wire_workflow(name="three", func=three)
 registry.wire_workflow(name="failing", func=failing)

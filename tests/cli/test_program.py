@@ -14,7 +14,9 @@ from pikku.cli import exit_code, main
 from pikku.errors import (
     AppNotFoundError,
     InternalError,
+    NoSuchStepError,
     PikkuError,
+    ReplayDivergedError,
     ResultTimeoutError,
     RunNotFoundError,
     StoreUnavailableError,
@@ -53,7 +55,9 @@ def test_an_unknown_command_is_wrong_usage() -> None:
         (InternalError("m"), 1),
         (AppNotFoundError("m"), 2),
         (StoreUnavailableError("m"), 2),
+        (ReplayDivergedError("r", "w", "m"), 1),
         (RunNotFoundError("r", store="s"), 3),
+        (NoSuchStepError("r", "s", []), 3),
         (ResultTimeoutError("m"), 4),
         (RunCancelledError("r", "w", "m"), 5),
     ],
@@ -87,6 +91,7 @@ def test_the_doctor_names_each_setting_with_its_origin(desk: Desk) -> None:
     assert report["settings"] == {
         "store": {"value": "sqlite:///b.db", "origin": "environment"},
         "queue_service": {"value": "none", "origin": "default"},
+        "retention": {"value": "for ever", "origin": "default"},
     }
 
 

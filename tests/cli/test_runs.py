@@ -287,7 +287,8 @@ def test_a_run_that_has_ended_cannot_be_resumed(desk: Desk) -> None:
 
     assert done.returncode == 2
     assert done.stderr == (
-        "error: PKR316 run n1 is completed and cannot be resumed\nhelp: start another run\n"
+        "error: PKR316 run n1 is completed and cannot be resumed\n"
+        "help: start another run, or retry it if it has failed\n"
     )
 
 

@@ -30,6 +30,7 @@ REMOTE = ROOT / "docs" / "remote.md"
 ON_THE_SAMPLE = sorted(
     {*(ROOT / "docs").glob("*.md")} - {START, REMOTE, ROOT / "docs" / "errors.md"}
 )
+HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 SERVER = "redis://127.0.0.1:6379/0"
 PROJECT = """\
 [tool.pikku]
@@ -127,6 +128,18 @@ def test_a_page_holds_in_the_sample_app(page: Path, tmp_path: Path) -> None:
     follow_on_the_sample(reader, blocks)
 
 
+@pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)
+def test_a_how_to_holds_in_the_sample_app(page: Path, tmp_path: Path) -> None:
+    blocks = blocks_of(page)
+    reader = Reader(tmp_path)
+    put_sample(reader)
+
+    for block in blocks:
+        reader.follow(block)
+
+    check_the_whole(reader, "mypy --strict --explicit-package-bases .")
+
+
 def test_the_page_on_workers_holds_on_a_server_with_the_settings_it_names(
     make_redis: MakeRedis, tmp_path: Path
 ) -> None:
@@ -155,14 +168,18 @@ async def test_the_user_that_the_page_on_workers_names_may_do_what_is_needed_and
 
 def follow_on_the_sample(reader: Reader, blocks: list[Block]) -> None:
     """Do what blocks show in a copy of the sample app."""
-    shutil.copytree(ROOT / "sample_app" / "shop", reader.folder / "shop", ignore=IGNORED)
-    reader.write("pyproject.toml", PROJECT)
-
+    put_sample(reader)
     for block in blocks:
         reader.follow(block)
 
     check_the_whole(reader, "mypy --strict --explicit-package-bases .")
     run_what_is_new(reader)
+
+
+def put_sample(reader: Reader) -> None:
+    """A copy of the sample app, as a project of its own."""
+    shutil.copytree(ROOT / "sample_app" / "shop", reader.folder / "shop", ignore=IGNORED)
+    reader.write("pyproject.toml", PROJECT)
 
 
 def directives_of(blocks: list[Block], name: str) -> dict[str, Any]:
@@ -174,6 +191,8 @@ def directives_of(blocks: list[Block], name: str) -> dict[str, Any]:
 
 # What the pages' own workflows take; each is run to its end.
 INPUTS = {"newsletter": '["ada", "grace"]'}
+# What the sample app has of its own.
+OWN = {"migration", "onboarding", "order", "purchase", "report", "trial"}
 RUN_ALL = f"""
 import asyncio, json
 from pikku.testing import WorkflowLab
@@ -183,7 +202,7 @@ INPUTS = {INPUTS!r}
 
 async def main():
     async with WorkflowLab(app) as lab:
-        for name in sorted(app.registry.workflows.keys() - {{"onboarding", "order"}}):
+        for name in sorted(app.registry.workflows.keys() - {OWN!r}):
             data = [json.loads(INPUTS[name])] if name in INPUTS else []
             run = await app.start_workflow(name, *data)
             print(name, await run.result())

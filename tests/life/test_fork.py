@@ -153,7 +153,7 @@ async def test_the_id_of_a_run_that_is_no_fork_of_it_is_refused(
         for taken in (str(run), str(other)):
             with pytest.raises(RunConflictError):
                 await run.fork("Second", run_id=taken)
-        for wrong in ("", "with space", "x" * 201, "a|b", "a~b"):
+        for wrong in ("", "with space", "x" * 201, "a|b"):
             with pytest.raises(RunIdError):
                 await run.fork("Second", run_id=wrong)
         assert await everything(lab) == before

@@ -337,7 +337,9 @@ class StoreMachine(RuleBasedStateMachine):
         if op.settle is not None:
             run.owner = None
             run.mail = 0
-            if op.settle.status != "running":
+            if op.settle.status == "suspended" and run.cancel is not None:
+                run.queued = True
+            elif op.settle.status != "running":
                 run.status = op.settle.status
             if run.status in FINAL:
                 run.naps.clear()

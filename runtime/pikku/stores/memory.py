@@ -251,6 +251,9 @@ class MemoryStore:
         if step.queue is not None or step.job is not None:
             self._hold(run_id, step)
 
+    def save_input(self, run_id: str, step: StepRecord) -> None:
+        self.save_step(run_id, step)
+
     def _hold(self, run_id: str, step: StepRecord) -> None:
         place = (run_id, step.key)
         for session, held in self._held.items():

@@ -81,6 +81,7 @@ class Workspace(Protocol):
 
     def step(self, run_id: str, key: str) -> StepRecord | None: ...
     def save_step(self, run_id: str, step: StepRecord) -> None: ...
+    def save_input(self, run_id: str, step: StepRecord) -> None: ...
     def open_steps(self, run_id: str) -> Iterable[StepRecord]: ...
     def steps(self, run_id: str) -> Iterable[StepRecord]: ...
     def drop_steps(self, run_id: str) -> None: ...
@@ -761,10 +762,17 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
             run.deliveries += 1
             step.delivery = run.deliveries
             work.save_step(run_id, step)
-        # The attempt that its run's owner would have made crosses a queue after all.
-        leaves = status == "scheduled" and write.queue is not None and step.queue is None
+        # The attempt that its run's owner would have made crosses a queue after all, or the run of a
+        # child that is retried has been made.
+        leaves = status == "scheduled" and (
+            (write.queue is not None and step.queue is None)
+            or (write.kind == "child" and step.job is None)
+        )
         if after < before or (after == before and not leaves):
             return
+        if step.input is None and write.input is not None:  # a retry asks for it anew
+            step.input, step.digest = write.input, write.digest
+            work.save_input(run_id, step)
         step.status = status
         step.attempt = write.attempt
         step.failures = write.failures
@@ -842,8 +850,13 @@ def _tell_parent(work: Workspace, run: RunRecord) -> None:
         _conclude(work, parent, step, "failed")
 
 
+# Why a run is suspended that could unwind all the same, where it is asked to.
+UNWINDS_INSTEAD = ("requested", "nondeterminism")
+
+
 def _settle(work: Workspace, run: RunRecord, settle: Settle) -> None:
-    if settle.status == "suspended" and run.cancel_us is not None:
+    suspended = settle.status == "suspended"
+    if suspended and settle.reason in UNWINDS_INSTEAD and run.cancel_us is not None:
         _disown(work, run)  # asked to unwind meanwhile: whoever takes it up next does that
         return
     run.owner = None

@@ -11,7 +11,7 @@ from pikku._app import App
 from pikku.errors import HistoryFormatError
 
 History = Mapping[str, Any] | Path | str
-"""An exported run: what `Run.export` gives, or the path of a file that `pikku runs export` wrote."""
+"""An exported run: what `Run.export` gives, or the path of a file of `pikku runs export`."""
 
 
 def assert_replays(app: App[Any], history: History) -> None:

@@ -17,6 +17,15 @@ UPDATE runs SET
     suspend_reason = ?
 WHERE number = ?
 
+-- put_run --
+UPDATE runs SET
+    workflow = ?, version = ?, inline = ?, tags = ?, started_by = ?, created_us = ?, parent = ?,
+    parent_step = ?, depth = ?, pinned = ?, forked_from = ?
+WHERE number = ?
+
+-- put_values --
+UPDATE run_values SET input = ?, output = ?, error = ? WHERE run = ?
+
 -- save_values --
 UPDATE run_values SET output = ?, error = ? WHERE run = ?
 
@@ -28,6 +37,9 @@ UPDATE steps SET
     status = ?, attempt = ?, failures = ?, lost = ?, result = ?, error = ?, worker = ?, due_us = ?,
     started_us = ?, finished_us = ?, delivery = ?, queue = ?, job = ?, handled = ?, progress = ?
 WHERE number = ?
+
+-- save_input --
+UPDATE steps SET input = ?, digest = ? WHERE number = ?
 
 -- load_steps --
 SELECT * FROM steps WHERE run = ? ORDER BY position, number

@@ -121,6 +121,10 @@ class SqliteWorkspace:
                 lean[run_id] = None
                 for write in op.ends:
                     wanted.append((run_id, write.key))
+                for child in op.children:
+                    lean[child.run_id] = None
+                for key in op.calls_off:
+                    wanted.append((run_id, key))
                 for write in op.asks:
                     if trusting and write.attempt == 1:
                         self._steps.setdefault((run_id, write.key), None)
@@ -323,7 +327,9 @@ class SqliteWorkspace:
             self.add_run(run)
         number = self._numbers[run.run_id]
         self._execute(QUERIES["save_run"], (*_saved(run), number))
-        self._execute(QUERIES["save_values"], (run.output, run.error, number))
+        self._execute(QUERIES["put_run"], (*_put(run), number))
+        self._execute(QUERIES["put_values"], (run.input, run.output, run.error, number))
+        self._touched_runs.add(run.run_id)
         self._runs[run.run_id] = run
         self._loaded_as[run.run_id] = _rare(run)
 
@@ -356,6 +362,11 @@ class SqliteWorkspace:
     def save_step(self, run_id: str, step: StepRecord) -> None:
         self._steps[run_id, step.key] = step
         self._dirty_steps[run_id, step.key] = step
+
+    def save_input(self, run_id: str, step: StepRecord) -> None:
+        number = self._step_numbers.get((run_id, step.key))
+        if number is not None:
+            self._execute(QUERIES["save_input"], (step.input, step.digest, number))
 
     def open_steps(self, run_id: str) -> Iterable[StepRecord]:
         self.flush()
@@ -534,6 +545,25 @@ _saved: Callable[[RunRecord], Row] = operator.attrgetter(
     "cancel_delivery",
     "suspend_reason",
 )
+
+
+def _put(run: RunRecord) -> Row:
+    """What is settled when a run is added, and changes only where it is put."""
+    return (
+        run.workflow,
+        run.version,
+        run.inline,
+        json.dumps(run.tags),
+        run.started_by,
+        run.created_us,
+        run.parent,
+        run.parent_step,
+        run.depth,
+        run.pinned,
+        run.forked_from,
+    )
+
+
 _saved_step: Callable[[StepRecord], Row] = operator.attrgetter(
     "status",
     "attempt",

@@ -6,6 +6,9 @@
 -- where there are any: children, [arguments of create_run]*, steps that are called off, [key]*
 local WRITE_FORMAT = '<BBBI4I4I4I4I4Bdd'
 
+-- Why a run is suspended that could unwind all the same, where it is asked to.
+local UNWINDS_INSTEAD = { ['=requested'] = true, ['=nondeterminism'] = true }
+
 local function settle(run, f, status, output, error_text, reason, data, withdrawn, retention)
   disown_run(session, run)
   local fields = { 'owner', '' }
@@ -13,10 +16,10 @@ local function settle(run, f, status, output, error_text, reason, data, withdraw
     call('HSET', run_key(run), unpack(fields))
     return
   end
-  if status == 'suspended' and f.cancel_us then
+  if f.cancel_us and status == 'suspended' and UNWINDS_INSTEAD[reason] then
     -- Asked to unwind meanwhile: whoever takes it up next does that.
     call('HSET', run_key(run), 'owner', '', 'queued', 1)
-    push_run(run, f.inline)
+    push_run(run, call('HGET', run_key(run), 'inline'))
     return
   end
   index(run, f.status, status)
@@ -181,8 +184,10 @@ ops.commit = function(a)
       if after == before and deliver == 1 and s.delivery == 0 then
         deliveries = deliveries + 1
         s.delivery = deliveries
-      elseif after == before and st == SCHEDULED and queue ~= '' and s.queue == '' then
-        -- The attempt that its run's owner would have made crosses a queue after all.
+      elseif after == before and st == SCHEDULED
+        and ((queue ~= '' and s.queue == '') or (kind == CHILD and job_of(s) == '')) then
+        -- The attempt that its run's owner would have made crosses a queue after all, or the run of
+        -- a child that is retried has been made.
         s.due, s.queue, s.flags, s.worker, s.outcome = due, queue, flags, '', ''
         if static ~= '' then
           s.static = static
