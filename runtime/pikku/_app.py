@@ -726,7 +726,8 @@ def _filter(
 
 def _checked_tags(tags: Sequence[str], where: str) -> Sequence[str]:
     """*tags*, if they are some."""
-    if isinstance(tags, str) or not all(_is_plain(tag) for tag in tags):
+    given: object = tags
+    if isinstance(given, str) or not isinstance(given, Sequence) or not all(map(_is_plain, tags)):
         raise DeclarationError(f"{where}: tags is {tags!r}", hint='write tags=["one", "two"]')
     return tags
 

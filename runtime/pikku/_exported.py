@@ -39,9 +39,14 @@ def exported(loaded: LoadedRun, history: Sequence[HistoryEntry]) -> ExportedRun:
         "pikku": "run",
         "format": 1,
         "run": json.loads(json.dumps(asdict(loaded.run))),
-        "steps": [asdict(step) for step in loaded.steps],
+        "steps": [asdict(step) for step in sorted(loaded.steps, key=_place)],
         "history": [entry._asdict() for entry in history],
     }
+
+
+def _place(step: StepRecord) -> tuple[int, bool]:
+    """A patch has the position of the step that is asked for next."""
+    return step.position, step.kind != "patch"
 
 
 def imported(data: object) -> tuple[LoadedRun, list[HistoryEntry]]:
@@ -64,7 +69,7 @@ def imported(data: object) -> tuple[LoadedRun, list[HistoryEntry]]:
     run, steps, history = checked.run, checked.steps, checked.history
     _check(run, steps)
     _check_texts(run, steps)
-    steps.sort(key=lambda step: step.position)
+    steps.sort(key=_place)
     return LoadedRun(run, tuple(steps)), history
 
 

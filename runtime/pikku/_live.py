@@ -453,7 +453,12 @@ class LiveRun:
     def _classify(self, ask: Ask) -> None:
         """Decide what a step that the function waits for needs: a start, a timer, or nothing."""
         record = ask.record
-        if record is not None and record.status == "pending":  # a fork replaces its input
+        if (
+            record is not None
+            and record.input is not None
+            and record.input != ask.input
+            and ask.kind in ("rpc", "child")
+        ):  # what it was asked with before, or what a fork has replaced it with, stands
             ask = ask._replace(input=record.input, plan=ask.plan._replace(data=record.input))
         if (flight := self._flights.get(ask.key)) is not None:
             flight.ask = ask
@@ -543,11 +548,11 @@ class LiveRun:
 
     def _record_patches(self) -> None:
         patches, self._replay.new_patches = self._replay.new_patches, []
-        for key in patches:
+        for key, position, after in patches:
             self._writes.append(
                 StepWrite(
                     key,
-                    self._replay.asked_count,
+                    position,
                     "patch",
                     "",
                     "succeeded",
@@ -561,7 +566,7 @@ class LiveRun:
                     None,
                     None,
                     False,
-                    after=self._replay.delivered,
+                    after=after,
                 )
             )
 

@@ -116,7 +116,8 @@ class Replay:
         self._unasked = sum(step.kind not in ("on_error", "patch") for step in history)
         self._patches: dict[str, bool] = {}
         self.new_asks: list[Ask] = []
-        self.new_patches: list[str] = []
+        # Key, position and how many outcomes had been delivered.
+        self.new_patches: list[tuple[str, int, int]] = []
         self.given_up: list[Ask] = []
         self._reached: dict[str, int] = {}
         self._discarded = False
@@ -212,7 +213,7 @@ class Replay:
             answer = key in self._recorded
             if not answer and not self.replaying and not self._unasked:
                 answer = True
-                self.new_patches.append(key)
+                self.new_patches.append((key, len(self._asked), self.delivered))
             self._patches[key] = answer
         return answer
 
@@ -254,11 +255,6 @@ class Replay:
     def asks_under_way(self) -> list[Ask]:
         """What the function has asked for and nobody has answered or given up."""
         return [ask for ask in self._asked.values() if not ask.future.done()]
-
-    @property
-    def asked_count(self) -> int:
-        """How many steps the function has asked for."""
-        return len(self._asked)
 
     def recorded(self, key: str) -> StepRecord | None:
         """The record of the step with this *key*, as it was when the replay began."""

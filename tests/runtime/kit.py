@@ -37,7 +37,9 @@ class Toy:
         return self.registry.pikku_func(func, **options)
 
     @overload
-    def workflow(self, func: Callable[..., Any], /, *, name: str | None = None) -> Any: ...
+    def workflow(
+        self, func: Callable[..., Any], /, *, name: str | None = None, **options: Any
+    ) -> Any: ...
     @overload
     def workflow(
         self, /, *, name: str | None = None, **options: Any

@@ -176,7 +176,10 @@ class WorkflowLab(Generic[S]):
 
     def crash_after(self, step: str) -> None:
         """Let the process die, so to say, when the outcome of *step* (a name, or a key such as
-        `name#1`) has been recorded: whatever is in memory is lost, the store is not."""
+        `name#1`) has been recorded: whatever is in memory is lost, the store is not.
+
+        It is a step with a body, or an undoing: a sleep, a wait or a child ends in the store. A
+        crash that never came is an AssertionError when the lab is left."""
         self._crash_after.add(step)
 
     async def crash(self) -> None:
