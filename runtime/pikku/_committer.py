@@ -56,6 +56,7 @@ class Committer:
         self._ops: list[Op] = []
         self._dones: list[Done] = []
         self._impatient: set[Done] = set()
+        self._tried: set[int] = set()
         self._poked = False
         self._wake = asyncio.Event()
         self._closing = False
@@ -75,6 +76,14 @@ class Committer:
         self._dones.append(done)
         if self._asleep:
             self._wake.set()
+
+    def withdraw(self, op: Op) -> bool:
+        """Take back *op*, whose outcome nobody is told then; False if it may have been sent."""
+        for place, each in enumerate(self._ops):
+            if each is op and id(op) not in self._tried:
+                del self._ops[place], self._dones[place]
+                return True
+        return False
 
     def send(self, op: Op, done: Done) -> None:
         """Send *op* with the next call, once: what fails is told to *done* at once.
@@ -149,6 +158,8 @@ class Committer:
             else:
                 self.in_flight = False
                 self._failures = 0
+                if self._tried:
+                    self._tried = set()
                 for done, result in zip(dones, reply.results, strict=True):
                     _tell(done, result)
                 _tell(self._on_reply, reply)
@@ -193,6 +204,7 @@ class Committer:
         self._failures += 1
         if patient or not ops:
             log.warning("%s; trying again in %g s", error, wait)
+        self._tried = {id(op) for op, _ in patient}
         self._ops[:0] = [op for op, _ in patient]
         self._dones[:0] = [done for _, done in patient]
         if not self._closing:

@@ -182,6 +182,7 @@ class Engine:
             busy=lambda: self.bodies.busy,
         )
         self.submit = self._committer.submit
+        self.withdraw = self._committer.withdraw
         self.results = Results(store, self._committer, self._live, self._quiet_soon)
         self.progress = ProgressReports(self.loop, self.submit)
         self.jobs = Jobs(

@@ -37,6 +37,7 @@ from pikku._records import (
     LoadedRun,
     OpResult,
     ReleaseRun,
+    RequeueRun,
     Settle,
     StepRecord,
     StepStatus,
@@ -138,6 +139,7 @@ class LiveRun:
         self._engine = engine
         self._busy = False
         self._settling: Settle | None = None
+        self._leaving: Commit | None = None
         self._left = ""
         self._bug: Exception | None = None
         self._cancel: tuple[CancelKind, str] | None = None
@@ -204,7 +206,18 @@ class LiveRun:
         except Exception as error:
             self._broken(error)
         else:
+            self._stay()
             self.advance()
+
+    def _stay(self) -> None:
+        """A word has come: do not park, unless that was sent already. Then the store has seen the
+        word, or whoever takes the run up next does."""
+        settle = self._settling
+        if settle is None or settle.status != "running" or self._leaving is None:
+            return
+        if self._engine.withdraw(self._leaving):
+            self._settling = self._leaving = None
+            self._busy = False
 
     def _take_in(self, delivery: Delivery) -> None:
         if delivery.what == "retry":
@@ -977,27 +990,26 @@ class LiveRun:
         base: int | None = replay.delivered - self._delivered_here
         if settle is not None and settle.status != "running" and not self._delivered_here:
             base = None  # what is recorded beyond that is no business of a function that has ended
-        self._engine.submit(
-            Commit(
-                self.run_id,
-                self._turn + 1,
-                base,
-                self._ends,
-                self._writes,
-                self._entries,
-                settle,
-                None if settle is not None else replay.cancel_asked,
-                [*self._detached, *self._children] if self._detached else self._children,
-                self._calls_off,
-            ),
-            self._committed,
+        self._leaving = Commit(
+            self.run_id,
+            self._turn + 1,
+            base,
+            self._ends,
+            self._writes,
+            self._entries,
+            settle,
+            None if settle is not None else replay.cancel_asked,
+            [*self._detached, *self._children] if self._detached else self._children,
+            self._calls_off,
         )
+        self._engine.submit(self._leaving, self._committed)
 
     def _committed(self, result: OpResult) -> None:
         self._busy = False
         if self.gone:
             return
         settle, self._settling = self._settling, None
+        self._leaving = None
         if self._bug is not None and settle is None:
             bug, self._bug = self._bug, None
             self._turn += result.code == "ok"
@@ -1064,6 +1076,8 @@ class LiveRun:
         for flight, end in self._arrived:  # ended while the store answered
             self._complete_late(flight, end)
         self._arrived.clear()
+        if settle.status == "running" and (self._to_handle or self._retries):
+            self._engine.submit(RequeueRun(self.run_id), lambda result: None)
         self._engine.left(self, settle)
 
     def _refused(self, error: Exception | None) -> None:

@@ -502,9 +502,9 @@ class Delivery(NamedTuple):
     For the owner of a run: `step`, an outcome recorded by somebody else; `cancel`, a request to
     unwind (`key` is its kind, `error` the reason); `retry`, an attempt that has become due;
     `handle`, a last failure that its handler has to see first, or how that handler ended; `hand`,
-    the run is the session's from now on. For whoever executes a step: `stop`, its run unwinds. For whoever watches a run: `ended` (`key` is
-    the reason, `result` the output). `number` is the place in the run's order of what the function
-    will see, else 0.
+    the run is the session's from now on. For whoever executes a step: `stop`, its run unwinds. For
+    whoever watches a run: `ended` (`key` is the reason, `result` the output). `number` is the place
+    in the run's order of what the function will see, else 0.
     """
 
     run_id: str
@@ -551,8 +551,8 @@ class Examination(NamedTuple):
 class RunFilter(NamedTuple):
     """Which runs to list, newest first unless `oldest_first`. `None` means any.
 
-    `before_us` and `after_us` bound when the run was created (from `after_us` on), `ended_before_us`
-    when it ended. `text` is to be found in its id, workflow, tags, starter or error.
+    `before_us` and `after_us` bound when the run was created (from `after_us` on),
+    `ended_before_us` when it ended. `text` is to be found in its id, workflow, tags, starter or error.
     """
 
     workflow: str | None = None

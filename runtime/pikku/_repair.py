@@ -1,4 +1,4 @@
-"""What a failed run is written over with, and what a fork begins with: pure functions of records."""
+"""What a failed run is written over with, and what a fork begins with: pure, of records."""
 
 from __future__ import annotations
 

@@ -762,8 +762,8 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
             run.deliveries += 1
             step.delivery = run.deliveries
             work.save_step(run_id, step)
-        # The attempt that its run's owner would have made crosses a queue after all, or the run of a
-        # child that is retried has been made.
+        # The attempt that its run's owner would have made crosses a queue after all, or the run of
+        # a child that is retried has been made.
         leaves = status == "scheduled" and (
             (write.queue is not None and step.queue is None)
             or (write.kind == "child" and step.job is None)
