@@ -174,7 +174,7 @@ async def test_a_step_under_way_ends_and_is_recorded_and_no_other_begins(
     @toy.workflow
     async def held(ctx: Wf) -> int:
         async def branch() -> int:
-            value = await ctx.workflow.do("Slow", slow)
+            value: int = await ctx.workflow.do("Slow", slow)
             return value + await ctx.workflow.do("Next", lambda: 1)
 
         async def hold() -> None:
@@ -208,10 +208,10 @@ async def test_a_retry_that_is_due_during_the_suspension_waits_for_the_resume(
 
     @toy.workflow
     async def held(ctx: Wf) -> int:
-        value, _ = await asyncio.gather(
+        values: tuple[int, None] = await asyncio.gather(
             ctx.workflow.do("Flaky", flaky), ctx.workflow.suspend("audit")
         )
-        return value
+        return values[0]
 
     async with place.lab(toy) as lab:
         run = await toy.start("held")
@@ -271,6 +271,39 @@ async def test_two_branches_suspend_and_one_resume_opens_both(toy: Toy, place: P
             await run.resume()
             await lab.settle()
         assert await done(lab, run) == ["a", "b"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("earlier", [False, True])
+@pytest.mark.parametrize("nap", ["4min", "8min"])
+async def test_a_suspension_whose_branch_has_lost_a_race_does_not_swallow_another(
+    toy: Toy, place: Place, turned: bool, earlier: bool, nap: str
+) -> None:
+    @toy.workflow
+    async def held(ctx: Wf) -> str:
+        async def hold(name: str, wait: str) -> None:
+            await ctx.workflow.sleep(f"Before {name}", wait)
+            await ctx.workflow.suspend(name)
+
+        async def raced(wait: str) -> None:
+            await ctx.workflow.race(hold("one", wait), ctx.workflow.sleep("Nap", nap))
+
+        both = (
+            [raced("3min"), hold("two", "2min")] if turned else [raced("2min"), hold("two", "3min")]
+        )
+        if earlier:  # both are asked for in the turn in which this one is over
+            both.append(hold("zero", "1min"))
+        await asyncio.gather(*both)
+        return "through"
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("held")
+        for _ in range(5):
+            await lab.advance("5min")
+            if await run.status() == "suspended":
+                await run.resume()
+                await lab.settle()
+        assert await done(lab, run) == "through"
 
 
 async def test_an_approval_can_be_answered_during_the_suspension(toy: Toy, place: Place) -> None:

@@ -243,18 +243,24 @@ def commit(work: Workspace, op: Commit) -> OpResult:
     if op.children:
         for child in op.children:
             create_run(work, child)
+    asked = {write.key for write in op.asks} if op.calls_off else ()
+    if op.calls_off:  # what this gives back is there for what is asked for now
+        _call_off(work, run, [key for key in op.calls_off if key not in asked])
     for write in op.asks:
         _write_step(work, run, write)
-    if op.calls_off:
-        for key in op.calls_off:
-            _call_off(work, run, key)
+    if asked:
+        _call_off(work, run, [key for key in op.calls_off if key in asked])
     if op.history:
         for entry in op.history:
             work.append_history(op.run_id, entry._replace(at_us=work.now_us))
     if op.cancel_reason is not None and run.cancel_us is None:
         _request_cancel(work, run, "cancel", op.cancel_reason)
     if op.settle is not None:
-        _settle(work, run, op.settle)
+        parks = op.settle.status == "running"
+        if parks and (op.asks or op.calls_off) and work.has_mail(op.run_id):
+            _disown(work, run)  # a signal was there for a wait: nobody would see it
+        else:
+            _settle(work, run, op.settle)
     work.save_run(run)
     return OK
 
@@ -422,19 +428,33 @@ def signal_run(work: Workspace, op: SignalRun) -> OpResult:
         return SETTLED
     now = work.now_us
     work.append_history(op.run_id, HistoryEntry("signal", op.name, None, op.payload, now))
+    step = _waits_for(work, run, op.name)
+    key = None if step is None else step.key
+    work.add_signal(op.run_id, SignalRecord(op.signal_id, op.name, op.payload, now, key))
+    if step is not None:
+        step.result = op.payload
+        _conclude(work, run, step, "succeeded")
+    return OK
+
+
+def _waits_for(work: Workspace, run: RunRecord, name: str) -> StepRecord | None:
+    """The oldest step that waits for a signal of this name."""
     waiting = [
         step
-        for step in work.open_steps(op.run_id)
-        if step.kind == "signal" and step.target == op.name and not _is_past(run, step)
+        for step in work.open_steps(run.run_id)
+        if step.kind == "signal" and step.target == name and not _is_past(run, step)
     ]
-    if not waiting:
-        work.add_signal(op.run_id, SignalRecord(op.signal_id, op.name, op.payload, now))
-        return OK
-    step = min(waiting, key=lambda each: each.position)
-    work.add_signal(op.run_id, SignalRecord(op.signal_id, op.name, op.payload, now, step.key))
-    step.result = op.payload
+    return min(waiting, key=lambda each: each.position, default=None)
+
+
+def _take_signal(work: Workspace, run: RunRecord, step: StepRecord) -> bool:
+    """Whether a signal was there for the step, which has ended with it."""
+    payload = work.take_signal(run.run_id, step.target, step.key)
+    if payload is None:
+        return False
+    step.result = payload
     _conclude(work, run, step, "succeeded")
-    return OK
+    return True
 
 
 def _is_past(run: RunRecord, step: StepRecord) -> bool:
@@ -480,9 +500,14 @@ def put_run(work: Workspace, op: PutRun) -> OpResult:
         run.turn = found.turn
         work.drop_steps(op.run_id)
     work.put_run(run)
-    for step in op.steps:
-        work.save_step(run.run_id, copy_step(step))
-        if step.status == "scheduled" and step.due_us is not None:
+    for given in sorted(op.steps, key=lambda each: each.position):
+        step = copy_step(given)
+        work.save_step(run.run_id, step)
+        if step.status != "scheduled":
+            continue
+        if step.kind == "signal" and _take_signal(work, run, step):
+            continue
+        if step.due_us is not None:
             kind: TimerKind = "sleep" if step.kind in WAITS else "retry"
             work.add_timer(Timer(step.due_us, run.run_id, step.key, kind))
     for entry in op.history:
@@ -567,10 +592,10 @@ def requeue_run(work: Workspace, op: RequeueRun) -> OpResult:
             child = work.whole_run(step.job) if step.job is not None else None
             if child is not None and child.status in FINAL_STATUSES:
                 _tell_parent(work, child)
-        elif step.due_us is not None and step.due_us > work.now_us:
+        elif step.due_us is not None and (step.kind in WAITS or step.due_us > work.now_us):
             kind: TimerKind = "sleep" if step.kind in WAITS else "retry"
             work.add_timer(Timer(step.due_us, run.run_id, step.key, kind))
-        elif step.kind == "sleep" or (step.kind in WAITS and step.due_us is not None):
+        elif step.kind == "sleep":
             work.add_timer(Timer(work.now_us, run.run_id, step.key, "sleep"))
         elif away:
             _put_back(work, step, run.run_id, None, attempt=step.attempt)
@@ -797,12 +822,8 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
     work.save_step(run_id, step)
     if status != "scheduled":
         return
-    if write.kind == "signal":
-        payload = work.take_signal(run_id, write.target, write.key)
-        if payload is not None:
-            step.result = payload
-            _conclude(work, run, step, "succeeded")
-            return
+    if write.kind == "signal" and _take_signal(work, run, step):
+        return
     if due is not None:
         kind: TimerKind = "sleep" if write.kind in WAITS else "retry"
         work.add_timer(Timer(due, run_id, write.key, kind))
@@ -810,22 +831,29 @@ def _write_step(work: Workspace, run: RunRecord, write: StepWrite) -> None:
         work.push_job(write.queue, run_id, write.key, write.attempt)
 
 
-def _call_off(work: Workspace, run: RunRecord, key: str) -> None:
-    """The function has given a wait or a child up."""
-    step = work.step(run.run_id, key)
-    if step is None or step.error == GIVEN_UP:
-        return
-    if step.status in ENDED_STEP:
-        if step.kind != "signal" or step.result is None:
-            return
-        work.give_signal_back(run.run_id, key)
-    else:
-        if step.kind == "child":
-            _cancel_child(work, run, step)
-        step.status = "failed"
-        step.finished_us = work.now_us
-    step.error = GIVEN_UP
-    work.save_step(run.run_id, step)
+def _call_off(work: Workspace, run: RunRecord, keys: Iterable[str]) -> None:
+    """The function has given waits or children up."""
+    given_back: dict[str, None] = {}
+    for key in keys:
+        step = work.step(run.run_id, key)
+        if step is None or step.error == GIVEN_UP:
+            continue
+        if step.status not in ENDED_STEP:
+            if step.kind == "child":
+                _cancel_child(work, run, step)
+            step.status = "failed"
+            step.finished_us = work.now_us
+        elif step.kind == "signal" and step.result is not None:
+            work.give_signal_back(run.run_id, key)
+            given_back[step.target] = None
+        else:
+            continue
+        step.error = GIVEN_UP
+        work.save_step(run.run_id, step)
+    for name in given_back:
+        step = _waits_for(work, run, name)
+        while step is not None and _take_signal(work, run, step):
+            step = _waits_for(work, run, name)
 
 
 def _cancel_child(work: Workspace, run: RunRecord, step: StepRecord) -> None:
@@ -921,6 +949,7 @@ def _request_cancel(work: Workspace, run: RunRecord, kind: CancelKind, reason: s
     if run.status == "suspended":
         run.status = "running"
         run.suspend_reason = None
+        run.error = None
     _withdraw(work, run)
     _wake(work, run, Delivery(run.run_id, run.deliveries, kind, "cancel", error=reason))
 

@@ -17,6 +17,7 @@ from pikku._records import (
     FireTimers,
     HandRun,
     HistoryEntry,
+    Op,
     PutRun,
     ReapSessions,
     RequeueRun,
@@ -26,6 +27,7 @@ from pikku._records import (
     SignalRun,
     StepKindName,
     StepRecord,
+    StepStatus,
     StepWrite,
 )
 from pikku.stores.base import MAIL, Store
@@ -248,6 +250,66 @@ async def check_commit_that_calls_a_wait_off_gives_its_signal_back_once(
     await must(store, "s1", turn("r", 4, 1, asks=asks))
     found = [(await step_of(store, "r", key)).result for key in "xyz"]
     assert found == ["1", "2", None], found
+
+
+async def check_commit_gives_a_signal_back_before_it_asks_for_waits(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "r")
+    await must(store, "s1", turn("r", 1, asks=[wait("w")]))
+    await must(store, "s2", signal())
+    asks = [wait("x", position=1)]
+    await must(store, "s1", turn("r", 2, 1, asks=asks)._replace(calls_off=("w",)))
+    assert (await step_of(store, "r", "x")).result == "1"
+
+
+async def check_commit_gives_a_signal_back_to_who_waits_for_it_already(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "r")
+    await must(store, "s1", turn("r", 1, asks=[wait("w"), wait("v", position=1, wait_us=HOUR_US)]))
+    await must(store, "s2", signal())
+    await must(store, "s1", turn("r", 2, 1)._replace(calls_off=("w",)))
+    found = await step_of(store, "r", "v")
+    assert (found.status, found.result, found.delivery) == ("succeeded", "1", 2)
+    clock.move_to(clock.now_us() + HOUR_US)
+    await must(store, "s2", FireTimers())
+    assert (await run_of(store, "r")).deliveries == 2
+
+
+async def check_commit_gives_back_what_a_wait_took_that_it_calls_off_at_once(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "r")
+    await must(store, "s1", turn("r", 1, asks=[wait("v", target="other")]))
+    await must(store, "s2", signal())
+    asks = [wait("x", position=1), wait("y", position=2)]
+    await must(store, "s1", turn("r", 2, asks=asks)._replace(calls_off=("x",)))
+    x, y = [await step_of(store, "r", key) for key in "xy"]
+    assert (x.status, x.error, y.status, y.result) == ("succeeded", GIVEN_UP, "succeeded", "1")
+
+
+async def check_commit_that_parks_though_a_signal_was_there_for_its_wait_queues_instead(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "r")
+    await must(store, "s2", signal())
+    await must(store, "s1", turn("r", 1, asks=[wait("w")], settle=Settle("running")))
+    run = await run_of(store, "r")
+    assert (run.owner, run.queued) == (None, True)
+    assert await claim(store, "s1") == ["r"]
+    assert (await step_of(store, "r", "w")).result == "1"
+
+
+async def check_commit_that_parks_is_refused_while_a_word_of_its_own_call_waits(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "r")
+    await must(store, "s1", turn("r", 1, asks=[wait("w")]))
+    ops: list[Op] = [signal(), turn("r", 2, None, settle=Settle("running"))]
+    reply = await store.apply("s1", ops, {})
+    assert [result.code for result in reply.results] == ["ok", "conflict"]
+    assert (await run_of(store, "r")).owner == "s1"
 
 
 # --- approvals ------------------------------------------------------------------------------------
@@ -495,7 +557,9 @@ async def check_put_run_over_a_failed_run_replaces_it(store: Store, clock: FakeC
     bad = next(each for each in before.steps if each.key == "bad")
     fresh = replace(bad, status="scheduled", attempt=2, error=None, delivery=None)
     fresh = replace(fresh, worker=None, finished_us=None, started_us=None)
-    expected = [(each.key, each.attempt, each.status) for each in before.steps]
+    expected: list[tuple[str, int, StepStatus]] = [
+        (each.key, each.attempt, each.status) for each in before.steps
+    ]
     retry = PutRun(again, [good, fresh], [HistoryEntry("retry", "bad", 2)], expected)
     await refused(store, "s1", retry._replace(expected=expected[:1]), "conflict")
     await must(store, "s1", retry)
@@ -506,6 +570,38 @@ async def check_put_run_over_a_failed_run_replaces_it(store: Store, clock: FakeC
     assert (await step_of(store, "r", "good")).result == "1"
     assert await claim(store, "s1") == ["r"]
     assert await claim(store, "s1") == []
+
+
+async def check_put_run_gives_waiting_signals_to_the_waits_that_it_opens_again(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "r")
+    await must(store, "s2", signal("one", payload="1"), signal("two", payload="2"))
+    settle = Settle("failed", error='{"type": "E", "message": "bad"}')
+    await must(store, "s1", turn("r", 1, None, settle=settle))
+    before = await run_of(store, "r")
+    again = replace(before, status="running", error=None, finished_us=None, run_attempt=2)
+    waits = [
+        step(key, "scheduled", kind="signal", target="go", position=position, created_us=1)
+        for key, position in (("third", 3), ("first", 1), ("second", 2))
+    ]
+    await must(store, "s1", PutRun(again, waits, [], []))
+    found = [(await step_of(store, "r", key)).result for key in ("first", "second", "third")]
+    assert found == ["1", "2", None]
+    assert (await run_of(store, "r")).deliveries == before.deliveries + 2
+    await must(store, "s2", signal("three", payload="3"))
+    assert (await step_of(store, "r", "third")).result == "3"
+
+
+async def check_cancel_run_of_a_suspended_run_forgets_why_it_was_suspended(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "r")
+    settle = Settle("suspended", error='{"type": "E", "message": "gone"}', reason="missing")
+    await must(store, "s1", turn("r", 1, None, settle=settle))
+    await must(store, "s1", CancelRun("r", "enough"))
+    run = await run_of(store, "r")
+    assert (run.status, run.error, run.suspend_reason) == ("running", None, None)
 
 
 async def check_put_run_over_a_run_that_has_not_failed_is_refused(
@@ -616,6 +712,6 @@ async def check_list_runs_finds_by_text_and_time(store: Store, clock: FakeClock)
     assert await found(ended_before_us=ended + 1) == ["pear-2"]
 
 
-LIFE_CHECKS: list[Check] = [
-    thing for name, thing in globals().items() if name.startswith("check_") and callable(thing)
-]
+LIFE_CHECKS: tuple[Check, ...] = tuple(
+    value for name, value in list(globals().items()) if name.startswith("check_")
+)

@@ -108,10 +108,11 @@ INSERT OR REPLACE INTO timers VALUES (?,?,?,?)
 DELETE FROM timers WHERE run_id = ?
 
 -- drop_timer --
-DELETE FROM timers WHERE run_id = ? AND key = ? AND kind = ?
+DELETE FROM timers WHERE due_us = ? AND run_id = ? AND key = ? AND kind = ?
 
 -- due_timers --
-SELECT due_us, run_id, key, kind FROM timers WHERE due_us <= ? ORDER BY due_us, run_id, key LIMIT ?
+SELECT due_us, run_id, key, kind FROM timers WHERE due_us <= ? ORDER BY due_us, run_id, key, kind
+LIMIT ?
 
 -- next_due --
 SELECT min(due_us) FROM timers

@@ -422,12 +422,11 @@ class SqliteWorkspace:
     def take_due_timers(self, limit: int) -> Iterable[Timer]:
         rows = self._execute(QUERIES["due_timers"], (self.now_us, limit)).fetchall()
         timers = [Timer(*row) for row in rows]
-        self._executemany(
-            QUERIES["drop_timer"], [(each.run_id, each.key, each.kind) for each in timers]
-        )
         missing = {each.run_id: None for each in timers if each.run_id not in self._runs}
         self._load_runs(LEAN_RUN, list(missing))
-        return timers
+        for timer in timers:
+            if self._execute(QUERIES["drop_timer"], timer).rowcount:  # one before may have done so
+                yield timer
 
     def enqueue(self, queue: str, run_id: str) -> None:
         self._execute(QUERIES["enqueue"], (queue, run_id))

@@ -350,7 +350,7 @@ request_cancel = function(run, f, kind, reason, data)
   drop_timers(run)
   append_history(run, 'cancel', nil, 0, data)
   if f.status == 'suspended' then
-    call('HSET', run_key(run), 'status', 'running', 'suspend_reason', '')
+    call('HSET', run_key(run), 'status', 'running', 'suspend_reason', '', 'error', '')
     index(run, 'suspended', 'running')
   end
   if f.away == '1' then

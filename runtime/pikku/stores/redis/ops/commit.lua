@@ -9,15 +9,29 @@ local WRITE_FORMAT = '<BBBI4I4I4I4I4Bdd'
 -- Why a run is suspended that could unwind all the same, where it is asked to.
 local UNWINDS_INSTEAD = { ['=requested'] = true, ['=nondeterminism'] = true }
 
+-- Whether the session has words for a run that it has not read.
+local function has_mail(run)
+  for _, words in ipairs({ mail[session] or {}, call('LRANGE', inbox_key(session), 0, -1) }) do
+    for _, word in ipairs(words) do
+      local _, _, _, _, of = struct.unpack('<BBI4I4I2c0', word)
+      if of == run then
+        return true
+      end
+    end
+  end
+  return false
+end
+
 local function settle(run, f, status, output, error_text, reason, data, withdrawn, retention)
   disown_run(session, run)
-  local fields = { 'owner', '' }
-  if status == 'running' then
-    call('HSET', run_key(run), unpack(fields))
+  local unwinds = f.cancel_us and status == 'suspended' and UNWINDS_INSTEAD[reason]
+  if status == 'running' and not has_mail(run) then
+    call('HSET', run_key(run), 'owner', '')
     return
   end
-  if f.cancel_us and status == 'suspended' and UNWINDS_INSTEAD[reason] then
-    -- Asked to unwind meanwhile: whoever takes it up next does that.
+  if status == 'running' or unwinds then
+    -- A signal was there for a wait, or it was asked to unwind meanwhile: whoever takes it up next
+    -- sees that.
     call('HSET', run_key(run), 'owner', '', 'queued', 1)
     push_run(run, call('HGET', run_key(run), 'inline'))
     return
@@ -66,28 +80,71 @@ local function new_children(a, at, count)
   return found
 end
 
--- Ends what the function has given up; the steps that changed, with whether they were open.
-local function call_off(keys, olds, made, saved)
-  local ended = {}
-  for i, step_key in ipairs(keys) do
-    local s = made[step_key] or olds[i]
+-- The step takes a signal that waits for it, if there is one; how many outcomes there are then.
+local function give_signal(run, step_key, s, deliveries)
+  local payload = take_signal(run, target_of(s), step_key)
+  if not payload then
+    return nil
+  end
+  deliveries = deliveries + 1
+  s.status, s.finished, s.delivery, s.outcome = SUCCEEDED, now(), deliveries, 'r' .. payload
+  post(session, run, STEP, SUCCEEDED, deliveries, s.attempt, step_key, s.outcome)
+  return deliveries
+end
+
+-- Ends what the function has given up. Signals that are given back go to who else waits for them.
+-- keys, steps by key; made and saved: the steps that change; how many outcomes there are then.
+local function call_off(run, f, keys, steps, made, saved, deliveries)
+  local given_back = {}
+  local function change(step_key, s)
+    made[step_key] = s
+    saved[#saved + 1] = step_key
+  end
+  for _, step_key in ipairs(keys) do
+    local s = steps[step_key]
     local outcome = s and string.sub(s.outcome, 1, 1)
-    if s and outcome ~= 'g' and (s.status < FAILED or (s.kind == SIGNAL and outcome == 'r')) then
-      ended[#ended + 1] = { step_key, s, s.status < FAILED }
-      if s.status < FAILED then
-        s.status, s.finished = FAILED, now()
+    if s and outcome ~= 'g' and s.status < FAILED then
+      disarm(run, step_key, s)
+      if s.kind == SIGNAL then
+        wait_for_signal(run, step_key, s, false)
+      elseif s.kind == CHILD then
+        guarded('run ' .. run, cancel_child, run, s)
       end
-      s.outcome = 'g' .. (outcome == 'r' and string.sub(s.outcome, 2) or '')
-      made[step_key] = s
-      saved[#saved + 1] = step_key
+      s.status, s.finished, s.outcome = FAILED, now(), 'g'
+      change(step_key, s)
+    elseif s and s.kind == SIGNAL and outcome == 'r' then
+      give_signal_back(run, step_key)
+      given_back[#given_back + 1] = target_of(s)
+      s.outcome = 'g' .. string.sub(s.outcome, 2)
+      change(step_key, s)
     end
   end
-  return ended
+  for _, name in ipairs(given_back) do
+    for _, each in ipairs(read_waiters(call('HGET', signals_key(run), 'o' .. name) or '')) do
+      local step_key = each[2]
+      local ok, s = true, made[step_key]
+      if not s then
+        ok, s = pcall(load_step, run, step_key)
+      end
+      if ok and s and s.status < FAILED and not is_past(f, s) then
+        local counted = give_signal(run, step_key, s, deliveries)
+        if not counted then
+          break
+        end
+        deliveries = counted
+        disarm(run, step_key, s)
+        wait_for_signal(run, step_key, s, false)
+        change(step_key, s)
+      end
+    end
+  end
+  return deliveries
 end
 
 ops.commit = function(a)
   local run, turn, base = a[1], tonumber(a[2]), tonumber(a[3])
-  local f = call('HMGET', run_key(run), 'owner', 'turn', 'turned_by', 'deliveries')
+  local f =
+    call('HMGET', run_key(run), 'owner', 'turn', 'turned_by', 'deliveries', 'cancel_delivery')
   if not f[2] then
     return NOT_FOUND
   end
@@ -111,35 +168,34 @@ ops.commit = function(a)
   local entries = tonumber(a[entries_at])
   local rest = entries_at + entries * 4
   local status = a[rest + 1]
-  if status == 'running' then
-    local waiting = call('LRANGE', inbox_key(session), 0, -1)
-    for _, word in ipairs(waiting) do
-      local _, _, _, _, of = struct.unpack('<BBI4I4I2c0', word)
-      if of == run then
-        mail_waits = true
-        return CONFLICT
-      end
-    end
+  if status == 'running' and has_mail(run) then
+    mail_waits = true
+    return CONFLICT
   end
-  local olds, waits = {}, false
+  local olds, waits, written = {}, false, {}
   if writes > 0 then
     local keys = {}
     for i = 1, writes do
       keys[i] = a[writes_at + 5 * i - 4]
+      written[keys[i]] = true
       waits = waits or string.byte(a[writes_at + 5 * i - 3], 2) == SIGNAL
     end
     olds = load_steps(run, keys)
   end
-  local children, off, off_olds = {}, {}, {}
+  -- What is called off: steps of before, and steps of this turn.
+  local children, off, off_now, off_steps = {}, {}, {}, {}
   local count = tonumber(a[rest + 10])
   if count then
     children = new_children(a, rest + 11, count)
     local off_at = rest + 11 + count * CREATE_ARGUMENTS
-    for i = 1, tonumber(a[off_at]) do
-      off[i] = a[off_at + i]
+    for i = off_at + 1, off_at + tonumber(a[off_at]) do
+      local to = written[a[i]] and off_now or off
+      to[#to + 1] = a[i]
     end
-    off_olds = load_steps(run, off)
-    waits = waits or #off > 0
+    for i, s in pairs(load_steps(run, off)) do
+      off_steps[off[i]] = s
+    end
+    waits = waits or #off + #off_now > 0
   end
   local fields
   if status ~= '' or a[rest + 8] ~= '' then
@@ -155,7 +211,9 @@ ops.commit = function(a)
   for _, child in ipairs(children) do
     create(child)
   end
-  local saved, armed, made, away = {}, {}, {}, false
+  local saved, made, away = {}, {}, false
+  local fate = { cancel_delivery = f[5] }
+  deliveries = call_off(run, fate, off, off_steps, made, saved, deliveries)
   for i = 1, writes do
     local at = writes_at + 5 * i - 4
     local step_key = a[at]
@@ -165,6 +223,7 @@ ops.commit = function(a)
     local due = till > 0 and till or (wait >= 0 and now() + wait or 0)
     -- A key may be written twice in one turn: its end, and what follows from it.
     local s = made[step_key] or olds[i]
+    off_steps[step_key] = s
     local changed = true
     if not s then
       local begun = st >= RUNNING
@@ -214,25 +273,27 @@ ops.commit = function(a)
       end
     end
     if changed then
-      made[step_key] = s
+      made[step_key], off_steps[step_key] = s, s
       saved[#saved + 1] = step_key
       away = away or queue ~= '' or (kind == CHILD and st < FAILED)
       if st == SCHEDULED and s.status == SCHEDULED then
-        local payload = kind == SIGNAL and take_signal(run, target_of(s), step_key)
-        if payload then
-          deliveries = deliveries + 1
-          s.status, s.finished, s.delivery, s.outcome = SUCCEEDED, now(), deliveries, 'r' .. payload
-          post(session, run, STEP, SUCCEEDED, deliveries, attempt, step_key, s.outcome)
+        local counted = kind == SIGNAL and give_signal(run, step_key, s, deliveries)
+        if counted then
+          deliveries = counted
         elseif due > 0 then
-          armed[#armed + 1] = { timer_of(kind), step_key, due }
+          add_timer(timer_of(kind), run, step_key, due)
+          if kind == SIGNAL then
+            wait_for_signal(run, step_key, s, true)
+          end
+        elseif kind == SIGNAL then
+          wait_for_signal(run, step_key, s, true)
         elseif queue ~= '' then
           push_job(queue, run, step_key, attempt)
         end
       end
     end
   end
-  local ended = call_off(off, off_olds, made, saved)
-  local waiting = {}
+  deliveries = call_off(run, fate, off_now, off_steps, made, saved, deliveries)
   if #saved > 0 or whole > 0 then
     local arguments = {}
     for i = 5, 4 + whole do
@@ -243,9 +304,6 @@ ops.commit = function(a)
       if s then
         arguments[#arguments + 1] = step_key
         arguments[#arguments + 1] = pack_step(s)
-        if s.kind == SIGNAL and s.status < FAILED then
-          waiting[#waiting + 1] = { step_key, s }
-        end
         made[step_key] = nil
       end
     end
@@ -263,25 +321,6 @@ ops.commit = function(a)
     end
   end
   call('HSET', run_key(run), unpack(counted))
-  for _, timer in ipairs(armed) do
-    add_timer(timer[1], run, timer[2], timer[3])
-  end
-  for _, each in ipairs(waiting) do
-    wait_for_signal(run, each[1], each[2], true)
-  end
-  for _, each in ipairs(ended) do
-    local step_key, s, open = each[1], each[2], each[3]
-    if not open then
-      give_signal_back(run, step_key)
-    else
-      disarm(run, step_key, s)
-      if s.kind == SIGNAL then
-        wait_for_signal(run, step_key, s, false)
-      elseif s.kind == CHILD then
-        guarded('run ' .. run, cancel_child, run, s)
-      end
-    end
-  end
   for i = 0, entries - 1 do
     local at = entries_at + 1 + i * 4
     local step_key = a[at + 1] ~= '' and string.sub(a[at + 1], 2) or nil

@@ -74,7 +74,7 @@ ops.put_run = function(a)
   if FINAL[p.status] and a[4] ~= '0' then
     call('ZADD', kept_key, a[4], run)
   end
-  local steps, away = {}, false
+  local steps, waits, away = {}, {}, false
   for i = at + 1, at + 2 * tonumber(a[at]) do
     steps[i - at] = a[i]
   end
@@ -82,13 +82,26 @@ ops.put_run = function(a)
   call_in_parts('HSET', steps_key(run), steps)
   for i = 1, #steps, 2 do
     local s = read_step(steps[i + 1])
-    if s.status == SCHEDULED and s.due > 0 then
+    if s.status == SCHEDULED and s.kind == SIGNAL then
+      waits[#waits + 1] = { steps[i], s }
+    elseif s.status == SCHEDULED and s.due > 0 then
       add_timer(timer_of(s.kind), run, steps[i], s.due)
     end
-    if s.kind == SIGNAL and s.status < FAILED then
-      wait_for_signal(run, steps[i], s, true)
-    end
     away = away or s.kind == CHILD or s.queue ~= ''
+  end
+  table.sort(waits, function(one, other) return one[2].position < other[2].position end)
+  for _, wait in ipairs(waits) do
+    local step_key, s = wait[1], wait[2]
+    local payload = take_signal(run, target_of(s), step_key)
+    if payload then
+      s.outcome = 'r' .. payload
+      conclude(run, p.status, step_key, s, SUCCEEDED)
+    else
+      wait_for_signal(run, step_key, s, true)
+      if s.due > 0 then
+        add_timer(timer_of(s.kind), run, step_key, s.due)
+      end
+    end
   end
   if away then
     call('HSET', run_key(run), 'away', 1)
