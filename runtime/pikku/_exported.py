@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 from pikku._ids import check_run_id
 from pikku._payloads import is_sealed
@@ -65,7 +65,7 @@ def imported(data: object) -> tuple[LoadedRun, list[HistoryEntry]]:
         first = refused.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         raise HistoryFormatError(place, first["msg"]) from refused
-    _refuse_unknown(data)
+    _refuse_unknown(cast(Any, data))
     run, steps, history = checked.run, checked.steps, checked.history
     _check(run, steps)
     _check_texts(run, steps)
@@ -80,7 +80,7 @@ def _adapter() -> Any:
     return TypeAdapter(_Checked)
 
 
-def _refuse_unknown(data: Mapping[str, Any]) -> None:
+def _refuse_unknown(data: Any) -> None:
     """What is not known would be lost."""
     parts = [("", data, set(_Checked.__annotations__))]
     parts += [("run.", data["run"], {field.name for field in fields(RunRecord)})]

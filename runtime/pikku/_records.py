@@ -552,7 +552,7 @@ class RunFilter(NamedTuple):
     """Which runs to list, newest first unless `oldest_first`. `None` means any.
 
     `before_us` and `after_us` bound when the run was created (from `after_us` on),
-    `ended_before_us` when it ended. `text` is to be found in its id, workflow, tags, starter or error.
+    `ended_before_us` when it ended. `text` is found in its id, workflow, tags, starter or error.
     """
 
     workflow: str | None = None

@@ -14,6 +14,7 @@ from pikku._records import (
     PutRun,
     RunRecord,
     StepRecord,
+    StepStatus,
 )
 from pikku.errors import CorruptStateError, NoSuchStepError, RunStateError
 
@@ -72,7 +73,9 @@ def retried(
     told.append(
         HistoryEntry("retry", failed.key if failed else None, retry.run_attempt, None, now_us)
     )
-    expected = [(step.key, step.attempt, step.status) for step in steps]
+    expected: list[tuple[str, int, StepStatus]] = [
+        (step.key, step.attempt, step.status) for step in steps
+    ]
     return PutRun(retry, made, told, expected, timeout_us)
 
 

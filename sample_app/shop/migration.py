@@ -1,4 +1,4 @@
-"""A migration of every customer's record, page by page: killed half-way, it goes on where it was."""
+"""A migration of all customers, page by page: killed half-way, it goes on where it was."""
 
 from __future__ import annotations
 

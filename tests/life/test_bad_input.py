@@ -58,7 +58,7 @@ def upgraded(toy: Toy) -> Signal[Upgrade]:
 
     @toy.workflow
     async def waiting(ctx: Wf) -> str:
-        got = await ctx.workflow.wait_for_signal("Upgrade", upgraded)
+        got: Upgrade = await ctx.workflow.wait_for_signal("Upgrade", upgraded)
         return got.plan
 
     @toy.workflow
@@ -517,7 +517,8 @@ async def test_refusals_at_once_leave_room_for_what_is_right(
     async with evicted.lab(toy) as lab:
         run = await toy.start("waiting")
         await lab.settle()
-        bad: list[Any] = [run.signal(upgraded, {"plan": n}) for n in range(20)]  # type: ignore[arg-type]
+        wrong: list[Any] = [{"plan": n} for n in range(20)]
+        bad = [run.signal(upgraded, each) for each in wrong]
         good = run.signal(upgraded, Upgrade(plan="pro"))
         ends = await asyncio.gather(*bad, good, return_exceptions=True)
         assert [type(end) for end in ends] == [InvalidInputError] * 20 + [type(None)]

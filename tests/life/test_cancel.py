@@ -52,7 +52,7 @@ async def test_a_word_and_a_cancel_at_once_have_one_outcome(toy: Toy, place: Pla
 
     @toy.workflow
     async def waiting(ctx: Wf) -> int:
-        value = await ctx.workflow.wait_for_signal("Word", number)
+        value: int = await ctx.workflow.wait_for_signal("Word", number)
         await ctx.workflow.do("After", lambda: None)
         return value
 

@@ -27,7 +27,7 @@ def family(toy: Toy) -> tuple[Any, Any]:
 
     @toy.workflow
     async def parent(ctx: Wf, n: int) -> int:
-        doubled = await ctx.workflow.do("Child", double, n)
+        doubled: int = await ctx.workflow.do("Child", double, n)
         return doubled + await ctx.workflow.do("One", lambda: 1)
 
     return double, parent

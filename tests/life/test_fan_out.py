@@ -62,8 +62,8 @@ async def test_a_crash_in_the_middle_of_many_repeats_none_that_was_recorded(
 
     @toy.workflow
     async def wide(ctx: Wf) -> int:
-        made = await ctx.workflow.map("Work", work, range(20), max_concurrency=5)
-        below_made = await ctx.workflow.map("Child", below, range(5), max_concurrency=2)
+        made: list[int] = await ctx.workflow.map("Work", work, range(20), max_concurrency=5)
+        below_made: list[int] = await ctx.workflow.map("Child", below, range(5), max_concurrency=2)
         return sum(made) + sum(below_made)
 
     async with place.lab(toy) as lab:

@@ -37,10 +37,11 @@ async def test_a_retry_goes_on_from_the_failed_step(
 ) -> None:
     @toy.workflow
     async def job(ctx: Wf) -> int:
-        first = await ctx.workflow.do("First", machine.work, 1)
+        first: int = await ctx.workflow.do("First", machine.work, 1)
         await ctx.workflow.sleep("Nap", "1h")
-        second = await ctx.workflow.do("Second", machine.work, -2)
-        return first + second + await ctx.workflow.do("Third", machine.work, 3)
+        second: int = await ctx.workflow.do("Second", machine.work, -2)
+        third: int = await ctx.workflow.do("Third", machine.work, 3)
+        return first + second + third
 
     async with place.lab(toy) as lab:
         run = await toy.start("job")
@@ -290,10 +291,11 @@ async def test_a_run_that_failed_outside_its_steps_runs_again_from_there(
 ) -> None:
     @toy.workflow
     async def job(ctx: Wf) -> int:
-        value = await ctx.workflow.do("Work", machine.work, 1)
+        value: int = await ctx.workflow.do("Work", machine.work, 1)
         if machine.broken:
             raise RuntimeError("a bug in the body")
-        return value + await ctx.workflow.do("More", machine.work, 2)
+        more: int = await ctx.workflow.do("More", machine.work, 2)
+        return value + more
 
     async with place.lab(toy) as lab:
         run = await toy.start("job")

@@ -79,7 +79,8 @@ async def test_what_completes_is_not_undone(toy: Toy, place: Place, journal: Jou
         async with ctx.workflow.saga() as saga:
             seat = await saga.do("Book", journal.book, 1, undo=journal.release)
             await saga.do("Nothing", journal.nothing, undo=journal.release_nothing)
-        return seat.row
+        row: int = seat.row
+        return row
 
     async with place.lab(toy) as lab:
         assert await done(lab, await toy.start("trip")) == 1

@@ -291,7 +291,7 @@ async def test_a_signal_that_came_in_time_is_not_timed_out_later(toy: Toy, place
 
     @toy.workflow
     async def waiter(ctx: Wf) -> int:
-        value = await ctx.workflow.wait_for_signal("Word", number, timeout="1h")
+        value: int = await ctx.workflow.wait_for_signal("Word", number, timeout="1h")
         await ctx.workflow.sleep("Nap", "2h")
         return value
 

@@ -111,12 +111,11 @@ async def test_a_delayed_start_is_idempotent_by_its_run_id(
     toy: Toy, evicted: Place, calls: list[int]
 ) -> None:
     async with evicted.lab(toy) as lab:
-        for _ in range(3):
-            run = await toy.app.start_workflow("quick", 1, run_id="r", delay="1h")
+        runs = [await toy.app.start_workflow("quick", 1, run_id="r", delay="1h") for _ in range(3)]
         with pytest.raises(RunConflictError):
             await toy.app.start_workflow("quick", 2, run_id="r", delay="1h")
         await lab.advance("3h")
-        assert await done(lab, run) == 1
+        assert await done(lab, runs[0]) == 1
         assert calls == [1]
 
 

@@ -1,4 +1,4 @@
-"""Deploys: a run goes on under new code, goes to who holds its version, or stands still and says why."""
+"""Deploys: a run goes on under new code, goes to its version, or stands still and says why."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ async def test_a_pinned_run_goes_to_a_process_that_holds_its_version(shared: Pla
         assert await run.result(timeout="8s") == "old"
 
 
-# --- patched ---------------------------------------------------------------------------------------
+# --- patched --------------------------------------------------------------------------------------
 
 
 async def patched_body(ctx: Wf) -> str:
@@ -284,7 +284,7 @@ async def test_a_guard_that_was_taken_out_again_does_no_harm(place: Place) -> No
         assert await run.result(timeout=PATIENCE) == "without"
 
 
-# --- other code bases --------------------------------------------------------------------------------
+# --- other code bases -----------------------------------------------------------------------------
 
 
 async def test_a_child_of_another_code_base_is_executed_where_its_code_is(shared: Place) -> None:

@@ -197,7 +197,7 @@ async def rested(toy: Toy, lab: ProxyLab) -> str:
         if (status := await run.status()) != "running":
             return status
         await asyncio.sleep(0)
-    return status
+    return await run.status()
 
 
 @pytest.fixture(params=["kept", "evicted"])
@@ -215,7 +215,7 @@ async def moments(
         async with interrupted(place, toy, at, word) as lab:
             await toy.start("body", run_id="r", wait=False)
             status = await rested(toy, lab)
-            code = lab.wrapped.code  # type: ignore[attr-defined]
+            code = lab.wrapped.code
             if code is None:
                 return
             for info in await toy.app.list_runs(limit=100):
@@ -246,7 +246,7 @@ async def test_a_cancel_just_before_the_suspending_commit_ends_the_run(place: Pl
         async with interrupted(place, toy, at, word) as lab:
             await toy.start("body", run_id="r", wait=False)
             status = await rested(toy, lab)
-            if lab.wrapped.code == "ok":  # type: ignore[attr-defined]
+            if lab.wrapped.code == "ok":
                 assert status in FINAL, f"cancelled before call {at}, the run is {status}"
             await toy.app.cancel_runs("clean up")
             await rested(toy, lab)

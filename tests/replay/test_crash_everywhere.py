@@ -205,7 +205,7 @@ async def crash_at(
             ended = {k for k, s in (await steps_of(lab, "r")).items() if s.status == "succeeded"}
             recorded = {key: lab.executions(key) for key in ended}
         executed = Counter(lab._executions)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await lab.recover()
             if await lab._store.load_run("r") is None:  # it was lost before it was accepted
                 await toy.start("body", run_id="r")

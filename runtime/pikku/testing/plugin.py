@@ -53,10 +53,10 @@ def workflow_lab(request: pytest.FixtureRequest) -> Callable[..., WorkflowLab[An
     from pikku.testing.lab import WorkflowLab
 
     def make(app: App[Any] | None = None, **options: Any) -> WorkflowLab[Any]:
-        app = app or request.getfixturevalue("pikku_app")
+        tested: App[Any] = app or request.getfixturevalue("pikku_app")
         options.setdefault("store", _setting(request.config, "store"))
         options.setdefault("queue_service", _setting(request.config, "queue_service"))
-        return WorkflowLab(app, **options)
+        return WorkflowLab(tested, **options)
 
     return make
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pikku._app import App
 from pikku.errors import HistoryFormatError
@@ -41,4 +41,4 @@ def read_history(history: History) -> Mapping[str, Any]:
         raise HistoryFormatError("", f"{history}: {error}") from error
     if not isinstance(data, dict):
         raise HistoryFormatError("", f"{history} holds {type(data).__name__}, no exported run")
-    return data
+    return cast(dict[str, Any], data)
