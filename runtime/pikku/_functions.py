@@ -129,6 +129,38 @@ class BoundWorkflow(WorkflowRef[I_contra, O_co]):
         """Start a run of it: see `App.start_workflow`."""
         return await self._caller.start_workflow(self.name, *data, **options)
 
+    @overload
+    async def start_in_transaction(
+        self: BoundWorkflow[None, T],
+        connection: object,
+        /,
+        *,
+        run_id: str | None = None,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
+    ) -> Run[T]: ...
+    @overload
+    async def start_in_transaction(
+        self,
+        connection: object,
+        data: I_contra,
+        /,
+        *,
+        run_id: str | None = None,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
+    ) -> Run[O_co]: ...
+    async def start_in_transaction(
+        self: Any, connection: object, /, *data: Any, **options: Any
+    ) -> Any:
+        """Start a run of it with the transaction of *connection*: see
+        `App.start_in_transaction`."""
+        return await self._caller.start_in_transaction(connection, self.name, *data, **options)
+
     async def start_many(
         self,
         items: Iterable[I_contra],

@@ -56,6 +56,37 @@ class SyncBoundWorkflow(WorkflowRef[I_contra, O_co]):
         run = self._wait_for(self._app.start_workflow(self.name, *data, **options))
         return SyncRun(run, self._wait_for)
 
+    @overload
+    def start_in_transaction(
+        self: SyncBoundWorkflow[None, T],
+        connection: object,
+        /,
+        *,
+        run_id: str | None = None,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
+    ) -> SyncRun[T]: ...
+    @overload
+    def start_in_transaction(
+        self,
+        connection: object,
+        data: I_contra,
+        /,
+        *,
+        run_id: str | None = None,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
+    ) -> SyncRun[O_co]: ...
+    def start_in_transaction(self: Any, connection: object, /, *data: Any, **options: Any) -> Any:
+        """Start a run of it with the transaction of *connection*: see
+        `App.start_in_transaction`."""
+        starting = self._app.start_in_transaction(connection, self.name, *data, **options)
+        return SyncRun(self._wait_for(starting), self._wait_for)
+
     def start_many(
         self,
         items: Iterable[I_contra],

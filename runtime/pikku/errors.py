@@ -19,7 +19,7 @@
     ├─ QueueError          PKR4xx  LeaseLostError
     ├─ StoreError          PKR5xx  StoreUnavailableError · SchemaVersionError
     │                              StoreReadOnlyError · StoreFullError · CorruptStoreError
-    │                              StoreUnsafeError
+    │                              StoreUnsafeError · TransactionError
     │                              CorruptStateError · SealError
     └─ InternalError       PKR9xx
 
@@ -91,7 +91,10 @@ class StoreUrlError(ConfigurationError):
     """The store's URL names no store that pikku knows."""
 
     code = "PKR101"
-    remedy = "expected sqlite:///path/to/runs.db, redis://host:6379/0 or memory://"
+    remedy = (
+        "expected sqlite:///path/to/runs.db, postgresql://host/database, redis://host:6379/0 or"
+        " memory://"
+    )
 
     def __init__(self, url: str, *, reason: str = "unknown store URL", hint: str | None = None):
         self.url = masked(url)
@@ -537,6 +540,16 @@ class StoreUnsafeError(StoreError):
 
     code = "PKR507"
     remedy = "set maxmemory-policy noeviction and appendonly yes, or leave strict=1 out"
+
+
+class TransactionError(StoreError):
+    """A run cannot be started in this transaction."""
+
+    code = "PKR509"
+    remedy = (
+        "use a store in PostgreSQL, and a connection of psycopg or asyncpg to its database with a"
+        " transaction open"
+    )
 
 
 class CorruptStoreError(StoreError):

@@ -35,6 +35,7 @@ def test_every_command_says_what_it_does() -> None:
     listed = CliRunner().invoke(main, ["--help"]).output.split("Commands:")[1].splitlines()
 
     assert [line.split()[0] for line in listed if line.strip()] == [
+        "db",
         "demo",
         "doctor",
         "init",

@@ -52,6 +52,7 @@ ROWS: list[tuple[str, ...]] = [
         "pikku.stores.memory",
         "pikku.stores.sqlite",
         "pikku.stores.redis",
+        "pikku.stores.postgres",
         "pikku.stores.sealed",
     ),
     ("pikku.stores.transitions", "pikku.stores._queries"),
@@ -70,6 +71,7 @@ LIBRARIES = {
     "jinja2": ("pikku_gen.render",),
     "sqlite3": ("pikku.stores.sqlite", "pikku._commands"),
     "redis": ("pikku.stores.redis",),
+    "psycopg": ("pikku.stores.postgres",),
     "click": ("pikku.cli", "pikku._commands", "pikku_gen.cli"),
     "rich": ("pikku.cli", "pikku._commands", "pikku_gen.cli"),
 }

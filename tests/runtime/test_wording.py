@@ -76,7 +76,8 @@ GOLDEN = {
     ),
     "store url": (
         "PKR101 unknown store URL: 'mysql://x' "
-        "(expected sqlite:///path/to/runs.db, redis://host:6379/0 or memory://)"
+        "(expected sqlite:///path/to/runs.db, postgresql://host/database, "
+        "redis://host:6379/0 or memory://)"
     ),
     "store option": (
         "PKR101 unknown option 'durabilty' in: 'sqlite:///a.db?durabilty=disk' (durability)"

@@ -395,7 +395,7 @@ async def test_durability_decides_how_commits_are_synced(
         ("runs.db", "sqlite:///"),
         ("", "sqlite:///"),
         ("mysql://x", "memory://"),
-        ("postgresql://localhost/db", "postgresql"),
+        ("postgresql://localhost/db?schema=No", "lower-case"),
     ],
 )
 def test_a_url_that_names_no_store_is_refused_with_one_that_does(url: str, word: str) -> None:

@@ -8,14 +8,16 @@ in `pikku.testing.store_contract`, run against each store.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pikku._clock import Clock
 from pikku._records import (
+    CreateRun,
     Examination,
     HistoryEntry,
     LoadedRun,
     Op,
+    OpResult,
     Reply,
     RunFilter,
     RunRecord,
@@ -30,6 +32,38 @@ DEFAULT_QUEUE = "default"
 CALLED_OFF = ""
 # Not a queue: among what is wanted, it stands for the session's inbox.
 MAIL = "mail"
+
+
+@runtime_checkable
+class Enlists(Protocol):
+    """A store whose database takes the start of a run into a transaction of somebody else's."""
+
+    async def start_in_transaction(self, connection: object, op: CreateRun, /) -> OpResult:
+        """Create a run, queued, once the transaction that is open in *connection* commits, or find
+        the one that has its id (`exists`).
+
+        Raises:
+            TransactionError: *connection* is none that the store can use, or has no transaction.
+        """
+        ...
+
+
+@runtime_checkable
+class Migrates(Protocol):
+    """A store with a schema that a person may want to bring up to date."""
+
+    async def migrate(self) -> list[int]:
+        """Bring the schema up to date; the versions that were new. The store need not be open.
+
+        Raises:
+            StoreError: and its kinds.
+        """
+        ...
+
+    async def pending_migrations(self) -> str:
+        """What `migrate` would do, as SQL to be reviewed and run by hand; empty where there is
+        nothing to do."""
+        ...
 
 
 class Store(Protocol):

@@ -39,8 +39,8 @@ from pikku._records import (
     copy_run,
     copy_step,
 )
-from pikku.errors import SealError
-from pikku.stores.base import Store
+from pikku.errors import SealError, TransactionError
+from pikku.stores.base import Enlists, Store
 
 T = TypeVar("T")
 log = logging.getLogger("pikku")
@@ -111,6 +111,12 @@ class SealedStore:
             inbox=[self._opened_delivery(each) for each in reply.inbox],
             jobs=[self._opened_job(each) for each in reply.jobs],
         )
+
+    async def start_in_transaction(self, connection: object, op: CreateRun, /) -> OpResult:
+        if not isinstance(self.inner, Enlists):
+            raise TransactionError(f"{self.address} takes no part in transactions")
+        result = await self.inner.start_in_transaction(connection, self._sealed_start(op))
+        return self._opened_result(result)
 
     def beat(self, session: str, lease_us: int) -> bool:
         return self.inner.beat(session, lease_us)
