@@ -8,9 +8,9 @@ import logging
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from pikku._clock import boot_seconds
+from pikku._clock import boot_seconds, pulse
 from pikku._ids import new_session_id
 from pikku.errors import StoreError
 from pikku.stores.base import Store
@@ -50,16 +50,14 @@ class Session:
         self._beaten_at = 0.0
         self._ticked = True
         self._reported = False
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._still: Callable[[], None] | None = None
         self._loop_thread = threading.get_ident()
 
     def open(self) -> None:
         """Take the lease. Blocks for one call to the store."""
         self._beat()
         if self._lease < FOREVER_SECONDS:
-            self._thread = threading.Thread(target=self._run, name="pikku-heartbeat", daemon=True)
-            self._thread.start()
+            self._still = pulse(self._beats(), "pikku-heartbeat")
 
     def renew(self) -> None:
         """Take a lease under a new id, and let the old one end for whoever still counts on it."""
@@ -75,15 +73,14 @@ class Session:
 
     def close(self) -> None:
         """Stop the heartbeat; the lease runs out by itself."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
+        if self._still is not None:
+            self._still()
 
     @property
     def expired(self) -> bool:
         """Whether the lease may have run out by now, as far as this process can tell: then no
         step's body may begin."""
-        if self._thread is None:
+        if self._still is None:
             return False
         return boot_seconds() - self._beaten_at > self._lease * 0.8
 
@@ -94,10 +91,13 @@ class Session:
             self._beaten_at = sent
         return alive
 
-    def _run(self) -> None:
+    def _beats(self) -> Iterator[float]:
+        """Wait for so many seconds; then a beat is due."""
         silent = 0.0  # for how long the loop has not ticked
         looked_at = boot_seconds()
-        while not self._stop.wait(self._lease / 4):
+        pause = self._lease / 4
+        while True:
+            yield pause
             now = boot_seconds()
             if self._ticked:
                 silent = 0.0
@@ -112,6 +112,7 @@ class Session:
                 self._loop.call_soon_threadsafe(self._tick)
             except RuntimeError:  # the loop is closed
                 return
+            pause = self._lease / 4
             if silent > self._grace:
                 self._report_stuck_loop(silent)
                 continue
@@ -120,6 +121,7 @@ class Session:
                     self._loop.call_soon_threadsafe(self._on_lost)
             except StoreError as error:
                 log.warning("heartbeat: %s", error)
+                pause = self._lease / 16
             except RuntimeError:  # the loop is closed
                 return
 

@@ -1,4 +1,4 @@
-"""A site of workers on one server: starts runs, does things to processes and connections, judges.
+"""A site of workers on one store: starts runs, does things to processes and connections, judges.
 
 Everything random comes from the scenario's seed; times do not, so a seed repeats a plan and not an
 interleaving.
@@ -42,6 +42,22 @@ BUGS = ("a bug in pikku", "Traceback", "never retrieved", "InternalError", "was 
 
 def monotonic_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+
+
+class StoreFile:
+    """A SQLite file, where another scenario has a server."""
+
+    running = True
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def database(self, number: int) -> str:
+        """Its URL; there is but one."""
+        return f"sqlite:///{self.path}"
+
+    def start(self) -> None:
+        """Nothing to start."""
 
 
 class Broken(AssertionError):
@@ -103,7 +119,7 @@ class Site:
     def __init__(
         self,
         folder: Path,
-        server: RedisServer,
+        server: RedisServer | StoreFile,
         seed: int,
         *,
         options: str = "",
@@ -112,7 +128,7 @@ class Site:
         **engine: Any,
     ) -> None:
         self.folder = folder
-        self.server = server
+        self.place = server
         self.seed = seed
         self.dice = random.Random(seed)
         base = server.database(database)
@@ -132,6 +148,16 @@ class Site:
         self._background: list[asyncio.Task[None]] = []
         self._stack = AsyncExitStack()
 
+    @property
+    def server(self) -> RedisServer:
+        """Where this is a server."""
+        assert isinstance(self.place, RedisServer)
+        return self.place
+
+    @server.setter
+    def server(self, server: RedisServer) -> None:
+        self.place = server
+
     # --- its life ------------------------------------------------------------
 
     async def open(self, *, url: str | None = None) -> None:
@@ -148,8 +174,8 @@ class Site:
             if worker.alive:
                 worker.process.kill()
                 worker.process.wait()
-        if not self.server.running:
-            self.server.start()
+        if not self.place.running:
+            self.place.start()
         await self._stack.aclose()
 
     @property
@@ -457,7 +483,7 @@ class Site:
 
 @asynccontextmanager
 async def site(
-    folder: Path, server: RedisServer, seed: int, *, options: str = "", **engine: Any
+    folder: Path, server: RedisServer | StoreFile, seed: int, *, options: str = "", **engine: Any
 ) -> AsyncGenerator[Site, None]:
     """A site, open; its folder is made anew."""
     shutil.rmtree(folder, ignore_errors=True)

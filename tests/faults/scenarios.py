@@ -1,15 +1,17 @@
 """The rows of the fault matrix: each takes a folder and a seed, and answers with what it counted.
 
-A scenario has a server, workers and runs of its own, and raises `Broken` when an invariant does not
+A scenario has a store, workers and runs of its own, and raises `Broken` when an invariant does not
 hold.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import struct
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from tests.faults.driver import (
     LEASE_SECONDS,
     Broken,
     Site,
+    StoreFile,
     WorkerProcess,
     monotonic_ns,
     site,
@@ -40,6 +43,7 @@ from pikku.errors import (
 Scenario = Callable[[Path, int], Awaitable[Figures]]
 TAG = "{pk:0}"
 EXIT_STUCK = 70
+MANY_PAGES = 1_000_000
 
 
 @asynccontextmanager
@@ -54,6 +58,16 @@ async def place(
             yield opened
     finally:
         await asyncio.to_thread(made.close)
+
+
+@asynccontextmanager
+async def in_file(folder: Path, seed: int, **engine: Any) -> AsyncGenerator[Site, None]:
+    """A site on a SQLite file."""
+    async with site(folder, StoreFile(folder / "runs.db"), seed, **engine) as opened:
+        yield opened
+
+
+Place = Callable[..., AbstractAsyncContextManager[Site]]
 
 
 @asynccontextmanager
@@ -75,9 +89,9 @@ def expect(true: object, what: str) -> None:
 # --- processes ---------------------------------------------------------------
 
 
-async def kill_mid_step(folder: Path, seed: int) -> Figures:
+async def kill_mid_step(folder: Path, seed: int, at: Place = place) -> Figures:
     """1: workers are killed while they execute."""
-    async with place(folder, seed) as here:
+    async with at(folder, seed) as here:
         await here.start_workers(3)
         await here.start_mixed(12)
         for _ in range(4):
@@ -107,9 +121,9 @@ async def killed_before_the_answer(folder: Path, seed: int) -> Figures:
         return await here.check()
 
 
-async def stopped_and_continued(folder: Path, seed: int) -> Figures:
+async def stopped_and_continued(folder: Path, seed: int, at: Place = place) -> Figures:
     """3: a worker stands still for longer than its lease, and goes on."""
-    async with place(folder, seed) as here:
+    async with at(folder, seed) as here:
         await here.start_workers(3)
         await here.start_mixed(9)
         for _ in range(3):
@@ -119,9 +133,9 @@ async def stopped_and_continued(folder: Path, seed: int) -> Figures:
         return await here.check()
 
 
-async def loop_blocked(folder: Path, seed: int) -> Figures:
+async def loop_blocked(folder: Path, seed: int, at: Place = place) -> Figures:
     """4: a step holds up its loop for longer than the lease: nothing is lost by that."""
-    async with place(folder, seed) as here:
+    async with at(folder, seed) as here:
         await here.start_workers(2)
         await here.start_mixed(4)
         data = {"n": 7, "ms": int((LEASE_SECONDS + here.dice.uniform(0.3, 1.2)) * 1000)}
@@ -136,9 +150,9 @@ async def loop_blocked(folder: Path, seed: int) -> Figures:
         return figures
 
 
-async def loop_stuck(folder: Path, seed: int) -> Figures:
+async def loop_stuck(folder: Path, seed: int, at: Place = place) -> Figures:
     """4: a step holds up its loop for longer than `loop_grace`: its process gives up and exits."""
-    async with place(folder, seed, loop_grace_seconds=1.0) as here:
+    async with at(folder, seed, loop_grace_seconds=1.0) as here:
         await here.start_workers(2)
         run_id = await here.start("blocking", {"n": 7, "ms": 8_000})
         await here.start_mixed(6)
@@ -159,9 +173,9 @@ async def loop_stuck(folder: Path, seed: int) -> Figures:
         return figures
 
 
-async def poison(folder: Path, seed: int) -> Figures:
+async def poison(folder: Path, seed: int, at: Place = place) -> Figures:
     """13: a step that takes its process along is given up; the others are not touched."""
-    async with place(folder, seed, max_lost_attempts=3) as here:
+    async with at(folder, seed, max_lost_attempts=3) as here:
         workers = await here.start_workers(2)
         await here.start_mixed(6)
         run_id = await here.start("poisoned", {"n": 1}, expected=...)
@@ -192,9 +206,9 @@ async def poison(folder: Path, seed: int) -> Figures:
         return figures
 
 
-async def drained(folder: Path, seed: int) -> Figures:
+async def drained(folder: Path, seed: int, at: Place = place) -> Figures:
     """SIGTERM under load: exit 0, nothing is executed twice."""
-    async with place(folder, seed) as here:
+    async with at(folder, seed) as here:
         await here.start_workers(2)
         await here.start_mixed(9)
         for _ in range(3):
@@ -394,6 +408,82 @@ async def _after_failover(
         # The site closes against what is there.
         await here._stack.aclose()
         here.server = old
+
+
+# --- a file ---------------------------------------------------------------------
+
+
+async def disk_full(folder: Path, seed: int) -> Figures:
+    """17: there is no space for a further page: a start is refused with a typed error, nothing is
+    lost, and the runs go on when there is space."""
+    async with in_file(folder, seed) as here:
+        limit = folder / "pages"
+        await here.start_workers(2, FAULT_PAGES=str(limit))
+        await here.start_mixed(6)
+        await here.busy_worker()
+        for _ in range(3):
+            noticed = _times_full(here)
+            limit.write_text("1")  # which SQLite takes for as many as there are
+            with contextlib.closing(sqlite3.connect(folder / "runs.db")) as connection:
+                (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            await _limit_pages(here, pages)
+            await _fill_up(here)
+            await here.until(
+                partial(_is_full_again, here, noticed),
+                "a worker to notice that the disk is full",
+            )
+            limit.write_text(str(MANY_PAGES))
+            await _limit_pages(here, MANY_PAGES)
+            await here.start_mixed(2)
+        _integral(folder / "runs.db")
+        return await here.check()
+
+
+def _times_full(here: Site) -> int:
+    return sum(worker.log.count("is full") for worker in here.workers)
+
+
+def _is_full_again(here: Site, noticed: int) -> bool:
+    return _times_full(here) > noticed
+
+
+async def _limit_pages(here: Site, pages: int) -> None:
+    writer = here.store._writer
+    await writer.run(lambda each: each.execute(f"PRAGMA max_page_count = {pages}").fetchone())
+
+
+async def _fill_up(here: Site) -> None:
+    """Start runs until that is refused."""
+    for number in range(1_000):
+        try:
+            await fault_app.app.start_workflow("takes_text", "z" * 5_000, run_id=f"fill-{number}")
+        except StoreFullError:
+            return
+    raise Broken(f"seed {here.seed}: a full file took a thousand runs")
+
+
+def _integral(file: Path) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        (said,) = connection.execute("PRAGMA integrity_check").fetchone()
+    expect(said == "ok", f"integrity_check: {said}")
+
+
+async def file_locked(folder: Path, seed: int) -> Figures:
+    """3: somebody keeps the file locked, as one who stands still while it writes, for longer than
+    every lease: all go on when it is free."""
+    async with in_file(folder, seed) as here:
+        workers = await here.start_workers(2)
+        await here.start_mixed(6)
+        await here.busy_worker()
+        async with here.network_fault("locked", workers):
+            with contextlib.closing(
+                sqlite3.connect(folder / "runs.db", isolation_level=None, timeout=20)
+            ) as other:
+                other.execute("BEGIN IMMEDIATE")
+                await asyncio.sleep(LEASE_SECONDS + here.dice.uniform(0.3, 1.0))
+                other.execute("ROLLBACK")
+        await here.start_mixed(3)
+        return await here.check()
 
 
 # --- the network -------------------------------------------------------------
@@ -746,4 +836,16 @@ ROWS: dict[Scenario, int] = {
     families_killed: 4,
     families_reset: 3,
     everything_at_once: 3,
+}
+
+# Those on a SQLite file, by name.
+ROWS_IN_FILE: dict[Scenario, int] = {
+    partial(kill_mid_step, at=in_file): 4,
+    partial(stopped_and_continued, at=in_file): 3,
+    partial(loop_blocked, at=in_file): 2,
+    partial(loop_stuck, at=in_file): 1,
+    partial(poison, at=in_file): 2,
+    partial(drained, at=in_file): 2,
+    file_locked: 2,
+    disk_full: 2,
 }

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from _pytest.mark.structures import ParameterSet
-from tests.faults.scenarios import CORRUPTIONS, ROWS, Scenario, corrupted
+from tests.faults.scenarios import CORRUPTIONS, ROWS, ROWS_IN_FILE, Scenario, corrupted
 from tests.servers.redis import servers
 
-pytestmark = pytest.mark.skipif(not servers(), reason="no redis-server or valkey-server here")
+with_server = pytest.mark.skipif(not servers(), reason="no redis-server or valkey-server here")
 
 
 def seeds(name: str, count: int) -> list[int]:
@@ -26,21 +28,35 @@ def seeds(name: str, count: int) -> list[int]:
     return [first + i for i in range(count)]
 
 
-def matrix() -> list[ParameterSet]:
+def name_of(scenario: Scenario) -> str:
+    named = scenario.func if isinstance(scenario, functools.partial) else scenario
+    return str(getattr(named, "__name__"))  # noqa: B009  # a callable of any kind
+
+
+def matrix(rows: Mapping[Scenario, int]) -> list[ParameterSet]:
     return [
-        pytest.param(scenario, seed, id=f"{scenario.__name__}-{seed}")
-        for scenario, count in ROWS.items()
-        for seed in seeds(scenario.__name__, count)
+        pytest.param(scenario, seed, id=f"{name_of(scenario)}-{seed}")
+        for scenario, count in rows.items()
+        for seed in seeds(name_of(scenario), count)
     ]
 
 
-@pytest.mark.parametrize(("scenario", "seed"), matrix())
+@with_server
+@pytest.mark.parametrize(("scenario", "seed"), matrix(ROWS))
 async def test_nothing_is_lost_repeated_or_overwritten(
     scenario: Scenario, seed: int, tmp_path: Path
 ) -> None:
     await scenario(tmp_path / "site", seed)
 
 
+@pytest.mark.parametrize(("scenario", "seed"), matrix(ROWS_IN_FILE))
+async def test_nothing_is_lost_repeated_or_overwritten_in_a_file(
+    scenario: Scenario, seed: int, tmp_path: Path
+) -> None:
+    await scenario(tmp_path / "site", seed)
+
+
+@with_server
 @pytest.mark.parametrize("owner", ["lives", "dies"])
 @pytest.mark.parametrize("kind", sorted(CORRUPTIONS))
 async def test_damaged_data_fail_the_run_that_they_belong_to_and_no_other(

@@ -2,6 +2,8 @@
 
 A program. `FAULT_OPTIONS` are engine options as JSON. The outcomes that its store has confirmed go
 to the ledger as acknowledged; how often it was refused goes to the file that `FAULT_REFUSED` names.
+With `FAULT_PUSH_ALONE` it hears of work by the store's word or not at all: what it does in turn, it
+does every hour. How many pages its SQLite file may have stands in the file `FAULT_PAGES`, if any.
 """
 
 from __future__ import annotations
@@ -10,13 +12,18 @@ import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tests.servers.ledger import Ledger
 
-from pikku import _settings
+from pikku import _engine, _intake, _results, _settings
 from pikku._records import Commit, CompleteStep, Op, OpResult, Reply
+from pikku.stores.base import Store
 from pikku.stores.redis.store import RedisStore
+from pikku.stores.sqlite.store import SqliteStore
+
+HOUR_SECONDS = 3600.0
 
 
 def take_down(ledger: Ledger, op: Op, result: OpResult) -> None:
@@ -35,27 +42,52 @@ def take_down(ledger: Ledger, op: Op, result: OpResult) -> None:
         os.close(file)
 
 
-def watch_store() -> None:
+def watch_store(kind: type[RedisStore | SqliteStore]) -> None:
     ledger = Ledger.here()
-    real = RedisStore.apply
+    real: Any = kind.apply
 
     async def apply(
-        self: RedisStore, session: str, ops: Sequence[Op], want: Mapping[str, int], /
+        self: Store, session: str, ops: Sequence[Op], want: Mapping[str, int], /
     ) -> Reply:
-        reply = await real(self, session, ops, want)
+        if isinstance(self, SqliteStore):
+            await limit_pages(self)
+        reply: Reply = await real(self, session, ops, want)
         for op, result in zip(ops, reply.results, strict=True):
             take_down(ledger, op, result)
         return reply
 
-    patched: Any = RedisStore
+    patched: Any = kind
     patched.apply = apply
+
+
+async def limit_pages(store: SqliteStore) -> None:
+    """What stands for a disk that is full, or is not any more."""
+    file = Path(os.environ.get("FAULT_PAGES", ""))
+    if file.is_file() and store._writer is not None:
+        pages = file.read_text()
+        await store._writer.run(
+            lambda connection: connection.execute(f"PRAGMA max_page_count = {pages}").fetchone()
+        )
+
+
+def push_alone() -> None:
+    """From now on this process does nothing in turn."""
+    for module, name in (
+        (_engine, "SWEEP_SECONDS"),
+        (_intake, "LISTEN_SECONDS"),
+        (_results, "LOOK_AGAIN_SECONDS"),
+    ):
+        setattr(module, name, HOUR_SECONDS)
 
 
 def main() -> None:
     options: dict[str, Any] = json.loads(os.environ.get("FAULT_OPTIONS", "{}"))
     changed: Any = _settings
     changed.EngineOptions = functools.partial(_settings.EngineOptions, **options)
-    watch_store()
+    watch_store(RedisStore)
+    watch_store(SqliteStore)
+    if "FAULT_PUSH_ALONE" in os.environ:
+        push_alone()
     from pikku.cli import main
 
     main()

@@ -190,3 +190,12 @@ SELECT run_id, key, attempt FROM jobs
 
 -- all_timers --
 SELECT run_id, key, kind FROM timers
+
+-- look --
+SELECT NULL, min(due_us) FROM timers
+UNION ALL
+SELECT 'mail', NULL WHERE EXISTS (SELECT 1 FROM inbox WHERE session = ?)
+UNION ALL
+SELECT value, NULL FROM json_each(?) WHERE
+    EXISTS (SELECT 1 FROM queue WHERE queue.queue = value)
+    OR value LIKE 'jobs:%' AND EXISTS (SELECT 1 FROM jobs WHERE jobs.queue = substr(value, 6))

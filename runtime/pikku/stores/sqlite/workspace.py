@@ -36,6 +36,7 @@ from pikku._records import (
     step_values,
 )
 from pikku.stores._queries import load_queries
+from pikku.stores.base import JOBS
 from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.transitions import Timer, grant
 
@@ -106,6 +107,10 @@ class SqliteWorkspace:
         self._dirty_steps: dict[tuple[str, str], StepRecord] = {}
         self._touched_runs: set[str] = set()
         self._touched_steps: set[tuple[str, str]] = set()
+        # What others may have an answer to: the queues that were filled, and whether a run's end
+        # is waited for.
+        self.filled: set[str] = set()
+        self.watches = False
 
     def prefetch(self, ops: Sequence[Op], *, trusting: bool) -> None:
         """Load every row that *ops* name and that is not at hand, in a query or two.
@@ -429,12 +434,15 @@ class SqliteWorkspace:
                 yield timer
 
     def enqueue(self, queue: str, run_id: str) -> None:
+        self.filled.add(queue)
         self._execute(QUERIES["enqueue"], (queue, run_id))
 
     def push_job(self, queue: str, run_id: str, key: str, attempt: int) -> None:
+        self.filled.add(JOBS + queue)
         self._execute(QUERIES["push_job"], (queue, run_id, key, attempt))
 
     def add_watcher(self, run_id: str) -> None:
+        self.watches = True
         self._execute(QUERIES["add_watcher"], (run_id, self.session))
 
     def take_watchers(self, run_id: str) -> Iterable[str]:
