@@ -16,7 +16,7 @@ from pikku_gen.model.frozen import freeze, thaw
 from pikku_gen.project import SourceFile
 from pikku_gen.write import write_atomically
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _FOLDER: Final = ".pikku"
 _NAME: Final = "scan.json"
 _TICK: Final = 50_000_000
@@ -112,19 +112,24 @@ class Cache:
                 for path, entry in sorted(self.entries.items())
             },
         }
+        body = json.dumps(document, separators=(",", ":")).encode()
         try:
             _ignore(self.path.parent)
-            write_atomically(self.path, json.dumps(document, separators=(",", ":")).encode())
+            write_atomically(self.path, _sum(body) + body)
         except OSError:
             return
 
 
 def open_cache(folder: Path, key: str) -> Cache:
-    """The cache of the project in `folder`; empty where there is none that fits."""
+    """The cache of the project in `folder`; empty where there is none that fits, or one that is not
+    as it was written."""
     path = folder / _FOLDER / _NAME
     cache = Cache(path, key)
     try:
-        document = json.loads(path.read_bytes())
+        line, end, body = path.read_bytes().partition(b"\n")
+        if line + end != _sum(body):
+            return cache
+        document = json.loads(body)
         if document["format"] != FORMAT or document["key"] != key:
             return cache
         cache.needles = tuple(document["needles"])
@@ -134,6 +139,11 @@ def open_cache(folder: Path, key: str) -> Cache:
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return Cache(path, key)
     return cache
+
+
+def _sum(body: bytes) -> bytes:
+    """The first line of the file: facts are believed, so not a byte of them may have changed."""
+    return f'"{hashlib.sha256(body).hexdigest()}"\n'.encode()
 
 
 def scan_of(entry: Entry) -> ScanFact | None:

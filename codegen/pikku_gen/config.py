@@ -18,7 +18,7 @@ PYPROJECT: Final = "pyproject.toml"
 _TEXTS: Final = ("root", "output", "package", "services", "store", "queue_service", "authorize")
 _KNOWN: Final = (*_TEXTS, "source", "string_names", "client_types", "queues", "lint", "retention")
 _ENDS: Final = ("completed", "failed", "cancelled")
-_DURATION: Final = re.compile(r"(\d+(\.\d+)?(ms|s|min|h|d|w))+|P[\dYMWDTHS.]+")
+_DURATION: Final = re.compile(r"([0-9]+(ms|s|min|h|d|w))+|P[0-9YMWDTHS.]+")
 _CHOICES: Final = {
     "string_names": ("auto", "always", "never"),
     "client_types": ("copy", "import"),
@@ -60,7 +60,7 @@ def find_project(start: Path) -> Path | None:
     for folder in holders:
         try:
             table = tomllib.loads((folder / PYPROJECT).read_text(encoding="utf-8-sig"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        except (OSError, ValueError, RecursionError):
             return folder
         if _table(table, "tool", "pikku") is not None:
             return folder
@@ -76,7 +76,7 @@ def read_settings(folder: Path) -> tuple[Settings, tuple[Diagnostic, ...]]:
         document = tomllib.loads(text)
     except FileNotFoundError:
         return settings, (diagnostic("PKG501", place, "there is no pyproject.toml"),)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
         return settings, (diagnostic("PKG502", place, reason),)
     table = _table(document, "tool", "pikku")
@@ -132,13 +132,15 @@ def _settings(
 def _wrong(key: str, value: object) -> str:
     if key == "source":
         items = cast("list[object]", value) if isinstance(value, (list, tuple)) else [None]
-        return "" if all(isinstance(item, str) for item in items) else "must be a list of folders"
+        return "" if all(map(_is_text, items)) else "must be a list of folders"
     if key == "retention":
         return _wrong_retention(value)
     if key in ("queues", "lint"):
         return "" if isinstance(value, dict) else "must be a table"
     if not isinstance(value, str):
         return "must be a string"
+    if not _is_text(value):
+        return "must not hold a null character"
     if key in _CHOICES and value not in _CHOICES[key]:
         return f"must be one of {', '.join(_CHOICES[key])}, not `{value}`"
     if key == "package" and not value.isidentifier():
@@ -148,6 +150,10 @@ def _wrong(key: str, value: object) -> str:
     if not value:
         return "must not be empty"
     return ""
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value
 
 
 def _wrong_retention(value: object) -> str:
@@ -178,7 +184,7 @@ def _admits_3_11(document: Mapping[str, object]) -> bool:
 
 def _version(text: str) -> tuple[int, ...]:
     parts = text.removesuffix(".*").split(".")
-    return tuple(int(part) for part in parts[:2] if part.isdigit())
+    return tuple(int(part) for part in parts[:2] if re.fullmatch("[0-9]{1,9}", part))
 
 
 def _table(document: Mapping[str, object], *path: str) -> Mapping[str, object] | None:

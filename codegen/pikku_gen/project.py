@@ -72,7 +72,7 @@ class Project:
         found: list[SourceFile] = []
         for source in self.sources:
             single = source / f"{self.root}.py"
-            if single.is_file():
+            if os.path.isfile(single):
                 found.append(self._file(os.fspath(single), self.root, is_package=False))
             for path, module, is_package in _walk(os.fspath(source / self.root), self.root):
                 found.append(self._file(path, module, is_package=is_package))
@@ -85,13 +85,13 @@ class Project:
         for source in self.sources:
             for tail, is_package in ((".py", False), ("/__init__.py", True), (".pyi", False)):
                 path = source / f"{way}{tail}"
-                if path.is_file():
+                if os.path.isfile(path):
                     return self._file(os.fspath(path), module, is_package=is_package)
         return None
 
     def is_folder(self, module: str) -> bool:
         """True for a package, with or without an `__init__.py`."""
-        return any((source / module.replace(".", "/")).is_dir() for source in self.sources)
+        return any(os.path.isdir(source / module.replace(".", "/")) for source in self.sources)
 
     def _file(self, path: str, module: str, *, is_package: bool) -> SourceFile:
         try:
@@ -116,7 +116,7 @@ def locate(settings: Settings) -> tuple[Project | None, tuple[Diagnostic, ...]]:
     problems: list[Diagnostic] = []
     named = [settings.folder / PurePosixPath(folder) for folder in settings.source]
     for folder in named:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             words = f"the source folder `{shown_path(settings.folder, folder)}` does not exist"
             problems.append(diagnostic("PKG505", settings.place("source"), words))
     if problems:
@@ -153,7 +153,7 @@ def _no_single_root(settings: Settings, candidates: list[str]) -> Diagnostic:
 
 
 def _holds(source: Path, root: str) -> bool:
-    return (source / root).is_dir() or (source / f"{root}.py").is_file()
+    return os.path.isdir(source / root) or os.path.isfile(source / f"{root}.py")
 
 
 def _candidates(source: Path) -> Iterator[str]:

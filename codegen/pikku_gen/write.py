@@ -122,7 +122,7 @@ def _emitted(folder: Path) -> list[str]:
     return [
         path
         for path in cast("list[object]", files)
-        if isinstance(path, str) and _is_inside(path) and (folder / path).is_file()
+        if isinstance(path, str) and _is_inside(path) and os.path.isfile(folder / path)
     ]
 
 

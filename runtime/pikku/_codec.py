@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+from pikku._ids import is_unicode
 from pikku._payloads import refuse_sealed
 from pikku.errors import DeclarationError, InvalidInputError, PayloadError
 
@@ -64,16 +66,19 @@ class PlainCodec:
 
     def encode(self, value: Any, where: str) -> tuple[str, Any]:
         kind = _type_of(value)
-        if kind is str or kind is int or kind is bool or value is None:
+        if kind is str or kind is bool or value is None:
             return _to_text(value, where), value
         _check_plain(value, where, "value", 0)
         text = _to_text(value, where)
-        return text, from_json(text)
+        try:
+            return text, from_json(text)
+        except ValueError as error:
+            raise _unwritten(value, where, error) from error
 
     def decode(self, text: str, where: str) -> Any:
         try:
             return from_json(text, allow_inf_nan=False)
-        except ValueError as error:
+        except (ValueError, TypeError) as error:  # a TypeError: no valid Unicode
             refuse_sealed(text, where)
             raise PayloadError(where, "value", f"the stored text is no JSON: {error}") from None
 
@@ -113,20 +118,38 @@ class TypedCodec:
                 value, by_alias=True, round_trip=True, warnings="error"
             ).decode()
         except (PydanticSerializationError, UnicodeEncodeError, ValueError) as error:
-            raise PayloadError(
-                where, "value", f"does not have its declared type: {_first_line(error)}"
-            ) from error
+            raise self._refusal(value, where, error) from error
         except RecursionError as error:
             raise PayloadError(where, "value", "refers to itself") from error
         try:
             decoded = self._adapter.validate_json(text)
         except ValidationError as error:
-            path, problem = _problems(error)[0]
+            path, problem = _problems(error, "value")[0]
             raise PayloadError(
                 where, path, f"cannot be read back from its JSON form: {problem}"
             ) from error
         _check_same(decoded, value, where, "value", 0)
         return text, decoded
+
+    def _refusal(self, value: Any, where: str, error: Exception) -> PayloadError:
+        """What in *value* does not have its declared type: pydantic warns of it without its path,
+        and what reading it back says has one."""
+        from pydantic import ValidationError
+
+        if _unwritable(value, "value", 0) is not None:
+            return _unwritten(value, where, error)
+        try:
+            text = self._adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
+            _check_same(self._adapter.validate_json(text), value, where, "value", 0)
+        except ValidationError as found:
+            path, problem = _problems(found, "value")[0]
+            return PayloadError(where, path, f"does not have its declared type: {problem}")
+        except PayloadError as found:
+            return found
+        except (PydanticSerializationError, UnicodeEncodeError, ValueError):
+            pass
+        problem = _first_line(error)
+        return PayloadError(where, "value", f"does not have its declared type: {problem}")
 
     def decode(self, text: str, where: str) -> Any:
         from pydantic import ValidationError
@@ -220,22 +243,67 @@ def _to_text(value: Any, where: str) -> str:
     try:
         return to_json(value).decode()
     except (UnicodeEncodeError, ValueError, TypeError) as error:
-        raise PayloadError(
-            where,
-            "value",
-            f"cannot be written as JSON: {_first_line(error)}",
-            hint="text must be valid Unicode",
-        ) from error
+        raise _unwritten(value, where, error) from error
+
+
+def _unwritten(value: Any, where: str, error: Exception) -> PayloadError:
+    """What in *value* cannot be written as JSON and read again."""
+    path, problem = _unwritable(value, "value", 0) or ("value", _first_line(error))
+    return PayloadError(
+        where,
+        path,
+        f"cannot be written as JSON: {problem}",
+        hint="text must be valid Unicode",
+    )
+
+
+def _unwritable(value: Any, path: str, depth: int) -> tuple[str, str] | None:
+    """The path of the first text or number that JSON cannot hold, and what it is."""
+    inner: list[tuple[str, Any]] = []
+    if isinstance(value, str):
+        if not is_unicode(value):
+            return path, f"{_shown(value)} is no valid Unicode"
+    elif isinstance(value, int):
+        if value.bit_length() > MAX_INT_BITS:
+            return path, "the number has more than 4,300 digits"
+    elif depth > MAX_DEPTH:
+        return None
+    elif isinstance(value, (list, tuple)):
+        items = cast("list[Any]", value)
+        inner = [(f"{path}[{index}]", item) for index, item in enumerate(items)]
+    elif isinstance(value, dict):
+        entries = _as_dict(value)
+        for key in entries:
+            if isinstance(key, str) and not is_unicode(key):
+                return path, f"the key {_shown(key)} is no valid Unicode"
+        inner = [(f"{path}.{_name(key)}", item) for key, item in entries.items()]
+    elif (fields := _fields_of(_type_of(value))) is not None:
+        inner = [(f"{path}.{name}", getattr(value, name, None)) for name in fields(value)]
+    for where, item in inner:
+        if found := _unwritable(item, where, depth + 1):
+            return found
+    return None
+
+
+def _as_dict(value: Any) -> dict[Any, Any]:
+    """*value*, which is a dict: of what, its class does not say."""
+    found: dict[Any, Any] = value
+    return found
+
+
+def _name(key: object) -> str:
+    return key if isinstance(key, str) else _shown(key)
 
 
 def _parsed(text: str, where: str) -> Any:
     try:
         return from_json(text, allow_inf_nan=False)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:  # a TypeError: no valid Unicode
         raise InvalidInputError(where, [("input", f"no JSON: {error}")]) from None
 
 
 MAX_DEPTH = 200
+MAX_INT_BITS = 14_284  # of 4,300 digits: longer numbers are not read
 _SCALARS = frozenset({str, int, bool, type(None)})
 
 
@@ -257,7 +325,7 @@ def _check_plain(value: Any, where: str, path: str, depth: int) -> None:
     if kind is dict:
         for key, item in value.items():
             if type(key) is not str:
-                raise PayloadError(where, path, f"has the key {key!r}, which is no string")
+                raise PayloadError(where, path, f"has the key {_shown(key)}, which is no string")
             if type(item) not in _SCALARS:
                 _check_plain(item, where, f"{path}.{key}", depth + 1)
         return
@@ -287,16 +355,35 @@ def _check_same(decoded: Any, value: Any, where: str, path: str, depth: int) -> 
         same = decoded == value
     elif depth > MAX_DEPTH:
         raise PayloadError(where, path, f"is nested deeper than {MAX_DEPTH} levels")
-    elif kind is list or kind is tuple:
-        same = len(decoded) == len(value)
+    elif isinstance(value, (list, tuple, deque)):
+        items = cast("list[Any]", value)
+        same = len(decoded) == len(items)
         if same:
-            for index, (one, other) in enumerate(zip(decoded, value, strict=True)):
+            for index, (one, other) in enumerate(zip(decoded, items, strict=True)):
                 _check_same(one, other, where, f"{path}[{index}]", depth + 1)
-    elif kind is dict:
-        same = decoded.keys() == value.keys()
+        if isinstance(value, deque):
+            same = same and decoded.maxlen == value.maxlen
+    elif isinstance(value, dict):
+        entries = _as_dict(value)
+        same = decoded.keys() == entries.keys()
         if same:
-            for key, item in value.items():
-                _check_same(decoded[key], item, where, f"{path}.{key}", depth + 1)
+            own = {key: key for key in entries}
+            for key, item in decoded.items():
+                inside = f"{path}.{_name(key)}"
+                if type(key) is not str or type(own[key]) is not str:
+                    _check_same(key, own[key], where, inside, depth + 1)
+                _check_same(item, entries[key], where, inside, depth + 1)
+        if isinstance(value, OrderedDict):
+            same = same and list(decoded) == list(entries)
+        if isinstance(value, defaultdict):
+            same = same and decoded.default_factory is value.default_factory
+    elif isinstance(value, (set, frozenset)):
+        members = cast("set[Any]", value)
+        same = decoded == members
+        if same:
+            known = {each: each for each in decoded}
+            for each in members:
+                _check_same(known[each], each, where, f"{path}[{_shown(each)}]", depth + 1)
     elif (fields := _fields_of(kind)) is not None:
         for name in fields(value):
             _check_same(
@@ -346,11 +433,11 @@ def _find_fields(kind: type[Any]) -> Callable[[Any], list[str]] | None:
     return None
 
 
-def _problems(error: Any) -> list[tuple[str, str]]:
+def _problems(error: Any, root: str = "input") -> list[tuple[str, str]]:
     """(path, message) of each problem of a pydantic `ValidationError`."""
     found: list[tuple[str, str]] = []
     for each in error.errors(include_url=False, include_context=False, include_input=True):
-        path = "input" + "".join(
+        path = root + "".join(
             f"[{part}]" if isinstance(part, int) else f".{part}" for part in each["loc"]
         )
         given = "" if each["type"] == "missing" else f", not {_shown(each['input'])}"
@@ -362,7 +449,10 @@ def _problems(error: Any) -> list[tuple[str, str]]:
 def _shown(value: Any) -> str:
     if isinstance(value, type):
         return value.__qualname__
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:
+        return f"a {_type_of(value).__qualname__} that cannot be shown"
     return text if len(text) <= 80 else text[:77] + "…"
 
 

@@ -38,6 +38,28 @@ def check_run_id(run_id: object) -> str:
     return run_id
 
 
+def check_askable(run_id: object) -> str:
+    """*run_id* itself, if a store can be asked whether it has such a run.
+
+    Raises:
+        RunIdError: if it is no string, or no valid Unicode.
+    """
+    if not isinstance(run_id, str):
+        raise RunIdError(f"run_id must be a string, not {run_id!r}")
+    if not is_unicode(run_id):
+        raise RunIdError(f"run_id {run_id!r} has a character that ids cannot have")
+    return run_id
+
+
+def is_unicode(text: str) -> bool:
+    """Whether *text* can be written as UTF-8: it has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_step_name(name: object) -> str:
     """*name* itself, if it can name a step.
 

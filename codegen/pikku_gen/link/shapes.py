@@ -73,10 +73,10 @@ class Shapes:
         """The shape of an annotation as a module reads it."""
         key = (module, annotation)
         if key not in self._shapes:
+            self._shapes[key] = UNKNOWN  # where the annotation holds itself
             if annotation.isidentifier() and annotation != "None":
                 self._shapes[key] = self._named(module, annotation, 0)
                 return self._shapes[key]
-            self._shapes[key] = UNKNOWN
             try:
                 node = ast.parse(one_line(annotation), mode="eval").body
             except SyntaxError:

@@ -444,7 +444,9 @@ def _recorded(options: dict[str, cst.BaseExpression]) -> Iterator[Option]:
 
 def _docstring(node: cst.FunctionDef) -> str:
     text = node.get_docstring(clean=False)
-    return _dedented(text) if text else ""
+    if not text:
+        return ""
+    return _dedented(text.encode("utf-8", "backslashreplace").decode())
 
 
 def _dedented(text: str) -> str:

@@ -27,11 +27,17 @@ def dotted(node: cst.CSTNode) -> str:
 
 
 def string(node: cst.CSTNode) -> str | None:
-    """The value of a plain string literal, also of one written in pieces."""
+    """The value of a plain string literal, also of one written in pieces; None for one that no file
+    can hold."""
     if isinstance(node, (cst.SimpleString, cst.ConcatenatedString)):
         value = node.evaluated_value
-        return value if isinstance(value, str) else None
+        return value if isinstance(value, str) and _is_unicode(value) else None
     return None
+
+
+def _is_unicode(text: str) -> bool:
+    """False for a lone surrogate, which an escape can write."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def strings(node: cst.CSTNode) -> tuple[str, ...] | None:

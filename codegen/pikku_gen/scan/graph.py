@@ -6,7 +6,7 @@ leaves the graph as it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -140,6 +140,7 @@ class _Reader:
             case cst.For():
                 self._hold(names_of_target(statement.target), self._numbers_in(statement.iter))
                 before = self._expression(statement.iter, live=True)
+                before += self._within(statement.target)
                 body = self._block(statement.body, is_async=is_async)
                 return [*before, *self._loop(body, self._else(statement.orelse, is_async))]
             case cst.While():
@@ -148,7 +149,11 @@ class _Reader:
                 return self._loop(body, self._else(statement.orelse, is_async))
             case cst.Try() | cst.TryStar():
                 body = self._block(statement.body, is_async=is_async)
-                handlers = [self._block(h.body, is_async=is_async) for h in statement.handlers]
+                handlers = [
+                    (self._expression(h.type) if h.type else [])
+                    + self._block(h.body, is_async=is_async)
+                    for h in statement.handlers
+                ]
                 orelse = self._else(statement.orelse, is_async)
                 last = statement.finalbody
                 final = self._block(last.body, is_async=is_async) if last else []
@@ -166,9 +171,39 @@ class _Reader:
                 return [*before, *_choice(*branches, exhaustive=_is_exhaustive(statement))]
             case cst.FunctionDef():
                 self.local[statement.name.value] = statement
-                return []
+                return self._definition(statement.decorators, statement.params)
+            case cst.ClassDef():
+                return self._class(statement)
             case _:
                 return []
+
+    def _definition(self, decorators: Sequence[cst.Decorator], parameters: cst.Parameters) -> Nodes:
+        """What is executed where a function is defined."""
+        found: Nodes = []
+        for decorator in decorators:
+            found += self._expression(decorator.decorator)
+        every = [*parameters.posonly_params, *parameters.params, *parameters.kwonly_params]
+        for parameter in every:
+            if parameter.default is not None:
+                found += self._expression(parameter.default)
+        return found
+
+    def _class(self, statement: cst.ClassDef) -> Nodes:
+        """A class in a body: when its methods are called is not followed."""
+        found = self._definition(statement.decorators, cst.Parameters())
+        for argument in (*statement.bases, *statement.keywords):
+            found += self._expression(argument.value)
+        inner: Nodes = []
+        for part in statement.body.body:
+            if isinstance(part, cst.FunctionDef):
+                found += self._definition(part.decorators, part.params)
+                inner += self._block(part.body, is_async=part.asynchronous is not None)
+            elif isinstance(part, cst.BaseCompoundStatement):
+                inner += self._compound(part, is_async=True)
+            elif isinstance(part, cst.SimpleStatementLine):
+                for small in part.body:
+                    inner += self._small(small, is_async=True)
+        return [*found, _node("unknown", inner)] if _says(inner) else found
 
     def _if(self, statement: cst.If, *, is_async: bool) -> Nodes:
         before = self._expression(statement.test)
@@ -192,11 +227,16 @@ class _Reader:
         before: Nodes = []
         kinds: list[GraphKind] = []
         for item in statement.items:
-            before += self._expression(item.item, live=True)
             made = dotted(item.item.func) if isinstance(item.item, cst.Call) else ""
             kind: GraphKind = "with"
             if "ctx.saga" in (self._meant(made), self._meant(dotted(item.item))):
                 kind = "saga"
+            else:
+                before += self._expression(item.item, live=True)
+            if item.asname is not None:
+                before += self._within(item.asname.name)
+            if kind == "saga":
+                pass
             elif made.rpartition(".")[2] == "TaskGroup":
                 kind = "group"
             for name in names_of_target(item.asname.name) if item.asname else ():
@@ -228,17 +268,18 @@ class _Reader:
             case cst.AnnAssign(target=target, value=value) if value is not None:
                 return self._assign([target], value)
             case cst.AugAssign(target=target, value=value):
-                found = self._expression(value)
+                found = [*self._within(target), *self._expression(value)]
                 self._hold(names_of_target(target), _numbers(found))
                 return found
             case _:
                 return self._children(statement)
 
     def _assign(self, targets: Sequence[cst.BaseExpression], value: cst.BaseExpression) -> Nodes:
-        found = self._expression(value)
         meant = self._meant(dotted(value.func if isinstance(value, cst.Call) else value))
         is_call = isinstance(value, cst.Call)
         known = meant if meant == "ctx.saga" or (meant.startswith("ctx") and not is_call) else ""
+        is_kept = bool(known) and all(isinstance(target, cst.Name) for target in targets)
+        found = [] if is_kept else self._expression(value)
         names = [name for target in targets for name in names_of_target(target)]
         for name in names:
             self.held.pop(name, None)
@@ -248,9 +289,12 @@ class _Reader:
                 self.aliases.pop(name, None)
         self._hold(names, [*_numbers(found), *self._numbers_in(value)])
         for target in targets:
-            if not isinstance(target, cst.Name):
-                found += self._children(target)
+            found += self._within(target)
         return found
+
+    def _within(self, target: cst.BaseExpression) -> Nodes:
+        """What is executed to find the place that is assigned to."""
+        return [] if isinstance(target, cst.Name) else self._children(target)
 
     # --- expressions
 
@@ -265,9 +309,10 @@ class _Reader:
                 return [*found, GraphNode("join", name=" ".join(numbers))] if numbers else found
             case cst.Call():
                 return self._call(node, live=live)
-            case cst.Lambda(body=body):
+            case cst.Lambda(params=parameters, body=body):
+                before = self._definition((), parameters)
                 found = self._expression(body, live=True)
-                return [_node("unknown", found)] if found else []
+                return [*before, _node("unknown", found)] if found else before
             case cst.GeneratorExp() | cst.ListComp() | cst.SetComp():
                 return self._comprehension([node.elt], node.for_in, live)
             case cst.DictComp():
@@ -281,11 +326,14 @@ class _Reader:
                 before = self._expression(node.left)
                 return [*before, *_choice(self._expression(node.right, live=live))]
             case cst.NamedExpr(target=target, value=value):
-                return self._assign([target], value)
+                found = self._assign([target], value)
+                handed_on = _is_context(self._meant(dotted(value)))
+                return [*found, GraphNode("unknown")] if handed_on else found
             case cst.Name(value=name) if name in self.local:
                 return self._unfold(name)
             case cst.Name() | cst.Attribute(value=cst.Name()):
-                return []
+                # The context as a value: what is done with it is not followed.
+                return [GraphNode("unknown")] if _is_context(self._meant(dotted(node))) else []
             case _:
                 return self._children(node, live=live)
 
@@ -300,6 +348,7 @@ class _Reader:
         self, elements: Sequence[cst.BaseExpression], loop: cst.CompFor, live: bool
     ) -> Nodes:
         before = self._expression(loop.iter, live=True)
+        before += self._within(loop.target)
         self._hold(names_of_target(loop.target), self._numbers_in(loop.iter))
         inner: Nodes = []
         for condition in loop.ifs:
@@ -315,8 +364,8 @@ class _Reader:
         name = dotted(node.func)
         owner, _, method = name.rpartition(".")
         meant = self._meant(name)
-        if meant == "ctx.saga":
-            return []
+        if meant == "ctx.saga":  # neither entered nor assigned
+            return [GraphNode("unknown")]
         if meant == "ctx.saga.do":
             return self._step("saga.do", node, live=live)
         if meant == "ctx.workflow.race":
@@ -324,8 +373,9 @@ class _Reader:
         if meant.startswith("ctx.workflow."):
             return self._step(meant.removeprefix("ctx.workflow."), node, live=live)
         if name in self.local:
-            found = self._arguments(node, live=False)
-            return [*found, *self._live(self._unfold(name), live)]
+            known = self._given_to(self.local[name], node)
+            found = self._arguments(node, live=False, given=set(known))
+            return [*found, *self._live(self._unfold(name, dict(known.values())), live)]
         if owner in self.groups and method in _TASKS:
             return self._start(self._arguments(node, live=True))
         if owner in ("", "asyncio") and method in _TASKS:
@@ -336,7 +386,8 @@ class _Reader:
         if owner in ("", "asyncio") and method in _PASSED_ON:
             return self._live(self._arguments(node, live=True), live)
         found = self._expression(node.func)
-        found += self._arguments(node, live=live)
+        handed = {argument for argument in node.args if self._is_handed(argument)}
+        found += self._arguments(node, live=live, given=handed)
         if method and "." not in owner:
             self._hold([owner] if owner else [], [*_numbers(found), *self._all_held(node)])
         given = next(self._given(node), None)
@@ -346,7 +397,7 @@ class _Reader:
         """The call as one that hands the context on, where it does."""
         for index, argument in enumerate(node.args):
             meant = self._meant(dotted(argument.value))
-            if meant in ("ctx", "ctx.workflow", "ctx.saga") or meant.startswith("ctx.workflow."):
+            if _is_context(meant):
                 word = argument.keyword.value if argument.keyword else ""
                 name = dotted(node.func) or source(node.func)
                 own = name.partition(".")[0] in self.assigned
@@ -354,6 +405,28 @@ class _Reader:
                     yield GraphNode("unknown", "" if own else name)
                 else:
                     yield GraphNode("call", name, index=index, keyword=word)
+
+    def _is_handed(self, argument: cst.Arg) -> bool:
+        return _is_context(self._meant(dotted(argument.value)))
+
+    def _given_to(
+        self, function: cst.FunctionDef, node: cst.Call
+    ) -> dict[cst.Arg, tuple[str, str]]:
+        """The arguments of a local function that are the context: the parameter, and its meaning
+        there."""
+        found: dict[cst.Arg, tuple[str, str]] = {}
+        parameters = [parameter.name.value for parameter in _parameters(function)]
+        words = [parameter.name.value for parameter in function.params.kwonly_params]
+        for index, argument in enumerate(node.args):
+            if argument.star:
+                break
+            if argument.keyword is not None:
+                name = argument.keyword.value
+            else:
+                name = parameters[index] if index < len(parameters) else ""
+            if name in (*parameters, *words) and self._is_handed(argument):
+                found[argument] = (name, self._meant(dotted(argument.value)))
+        return found
 
     def _side_by_side(self, kind: GraphKind, node: cst.Call, *, live: bool) -> Nodes:
         branches: list[Nodes] = []
@@ -368,10 +441,11 @@ class _Reader:
         branches = [branch for branch in branches if branch]
         return self._live([_node(kind, *branches)], live) if branches else []
 
-    def _arguments(self, node: cst.Call, *, live: bool) -> Nodes:
+    def _arguments(self, node: cst.Call, *, live: bool, given: Collection[cst.Arg] = ()) -> Nodes:
         found: Nodes = []
         for argument in node.args:
-            found += self._expression(argument.value, live=live)
+            if argument not in given:
+                found += self._expression(argument.value, live=live)
         return found
 
     def _step(self, kind: str, node: cst.Call, *, live: bool) -> Nodes:
@@ -408,8 +482,9 @@ class _Reader:
         meant = self._meant(dotted(node.func))
         return meant.startswith(("ctx.workflow.", "ctx.saga.")) and meant != "ctx.workflow.race"
 
-    def _unfold(self, name: str) -> Nodes:
-        """The graph of a local function, in the place where it is used."""
+    def _unfold(self, name: str, given: Mapping[str, str] | None = None) -> Nodes:
+        """The graph of a local function, in the place where it is used; `given` are the parameters
+        that stand for the context."""
         function = self.local[name]
         if name in self.inside:
             return [GraphNode("unknown")]
@@ -421,9 +496,15 @@ class _Reader:
         }
         for alias in shadowed:
             del self.aliases[alias]
+        before = {word: self.aliases.get(word, "") for word in given or {}}
+        self.aliases |= given or {}
         outer, self.inside = self.inside, (*self.inside, name)
         body = self._block(function.body, is_async=function.asynchronous is not None)
         self.inside = outer
+        self.aliases |= {word: meant for word, meant in before.items() if meant}
+        for word, meant in before.items():
+            if not meant:
+                self.aliases.pop(word, None)
         self.aliases |= shadowed
         return [_node("local", body)] if body else []
 
@@ -475,6 +556,18 @@ def _choice(*branches: Nodes, exhaustive: bool = False) -> Nodes:
     if not any(branches):
         return []
     return [replace(_node("choice", *branches), exhaustive=exhaustive)]
+
+
+def _is_context(meant: str) -> bool:
+    """True for what steps can be taken by."""
+    return meant in ("ctx", "ctx.workflow", "ctx.saga") or meant.startswith("ctx.workflow.")
+
+
+def _says(nodes: Iterable[GraphNode]) -> bool:
+    """True where anything below the nodes is or may be a step."""
+    return any(
+        node.kind in ("step", "call", "unknown") or any(map(_says, node.parts)) for node in nodes
+    )
 
 
 def _numbers(nodes: Iterable[GraphNode]) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import click
 
+from pikku._ids import is_unicode
 from pikku._records import RUN_STATUSES, RunFilter, RunStatus
 from pikku.errors import DurationError
 
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+def readable(context: click.Context, parameter: click.Parameter, given: str | None) -> str | None:
+    """What was typed; bytes that are no text find nothing in any store."""
+    if given is not None and not is_unicode(given):
+        raise click.BadParameter(f"{given!r} is no valid Unicode")
+    return given
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-run_id_argument = click.argument("run_id", metavar="ID")
+run_id_argument = click.argument("run_id", metavar="ID", callback=readable)
 waiting = click.option("--wait", is_flag=True, help="Wait for the end and print the result.")
 time_limit = click.option(
     "--timeout", metavar="DURATION", help="With --wait: for how long at most, such as 30s or 5min."
@@ -98,9 +107,15 @@ def choice(*, status: bool = True, finished: bool = False) -> Callable[[F], F]:
 
 def _options(status: bool, finished: bool) -> list[Callable[[Any], Any]]:
     options: list[Callable[[Any], Any]] = [
-        click.option("--workflow", metavar="NAME", help="Only runs of this workflow."),
-        click.option("--tag", help="Only runs with this tag."),
-        click.option("--text", help="Only runs with this in id, workflow, tags, starter or error."),
+        click.option(
+            "--workflow", callback=readable, metavar="NAME", help="Only runs of this workflow."
+        ),
+        click.option("--tag", callback=readable, help="Only runs with this tag."),
+        click.option(
+            "--text",
+            callback=readable,
+            help="Only runs with this in id, workflow, tags, starter or error.",
+        ),
         click.option(
             "--since",
             callback=moment,

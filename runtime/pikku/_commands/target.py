@@ -58,12 +58,16 @@ class Project:
             return self.package
         if self.root is not None:
             return f"{self.root}_pikku"
-        found = sorted(
-            init.parent.name
-            for root in self.import_roots
-            for init in root.glob("*_pikku/__init__.py")
-        )
+        found = sorted(name for root in self.import_roots for name in _generated(root))
         return found[0] if len(found) == 1 else None
+
+
+def _generated(folder: Path) -> list[str]:
+    """The names of the generated packages in *folder*; none where it cannot be read."""
+    try:
+        return [init.parent.name for init in folder.glob("*_pikku/__init__.py")]
+    except OSError:
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +198,7 @@ def find_project(start: Path) -> Project | None:
             continue
         try:
             document = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SettingError(f"{file} cannot be read: {error}", hint="") from error
         tool: object = document.get("tool")
         table: object = cast("dict[str, object]", tool).get("pikku") if _is_table(tool) else None
@@ -210,14 +214,12 @@ def _is_table(value: object) -> bool:
 def _project(folder: Path, table: dict[str, object]) -> Project:
     def text(key: str) -> str | None:
         value = table.get(key)
-        if value is None or isinstance(value, str):
-            return value or None
+        if value is None or _is_text(value):
+            return cast("str | None", value) or None
         raise SettingError(f"{folder / PYPROJECT}: `{key}` must be a string, not {value!r}")
 
     source = table.get("source", [])
-    if not isinstance(source, list) or not all(
-        isinstance(each, str) for each in cast("list[object]", source)
-    ):
+    if not isinstance(source, list) or not all(map(_is_text, cast("list[object]", source))):
         raise SettingError(f"{folder / PYPROJECT}: `source` must be a list of folders")
     return Project(
         folder,
@@ -229,6 +231,11 @@ def _project(folder: Path, table: dict[str, object]) -> Project:
         text("queue_service"),
         _retention(folder, table.get("retention")),
     )
+
+
+def _is_text(value: object) -> bool:
+    """Whether it may be a setting: no name and no path holds a null byte."""
+    return isinstance(value, str) and "\0" not in value
 
 
 def _retention(folder: Path, value: object) -> str | None:

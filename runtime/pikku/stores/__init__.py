@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from pikku._clock import Clock
 from pikku._durations import duration_us
-from pikku.errors import DurationError, StoreUrlError
+from pikku.errors import DurationError, MissingDependencyError, StoreUrlError
 from pikku.stores.base import Store
+
+# What redis-py takes in a URL for a connection with TLS.
+_TLS = (
+    "ssl_keyfile",
+    "ssl_certfile",
+    "ssl_cert_reqs",
+    "ssl_ca_certs",
+    "ssl_ca_data",
+    "ssl_ca_path",
+    "ssl_check_hostname",
+    "ssl_min_version",
+    "ssl_ciphers",
+    "ssl_password",
+)
 
 
 def make_store(url: str, *, base: Path | None = None, clock: Clock | None = None) -> Store:
@@ -21,11 +36,18 @@ def make_store(url: str, *, base: Path | None = None, clock: Clock | None = None
     `redis+sentinel://host:26379,…/service/0`, `redis+cluster://host:6379,…`, with
     `?partitions=1&retention=30d&strict=1&replicas=0` and redis-py's own `ssl_…` options.
 
+    `postgresql://user:password@host:5432/database`, with
+    `?schema=pikku&pooling=session&migrate=1` and libpq's own parameters, such as `sslmode`.
+
     Raises:
         StoreUrlError: if it names none, with what was given.
     """
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    try:
+        url.encode()
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    except ValueError as error:
+        raise StoreUrlError(url, reason=f"{error}, in") from error
     match parts.scheme:
         case "memory":
             from pikku.stores.memory import MemoryStore
@@ -45,7 +67,7 @@ def make_store(url: str, *, base: Path | None = None, clock: Clock | None = None
         ):
             return _redis(url, options, clock)
         case "postgresql" | "postgres":
-            raise StoreUrlError(url, reason=f"this version has no {parts.scheme} store")
+            return _postgres(url, clock)
         case _:
             raise StoreUrlError(url)
 
@@ -62,11 +84,15 @@ def _sqlite(
 
     if host:
         raise StoreUrlError(
-            url, reason="a SQLite URL has no host", hint=f"write sqlite:///{host}{path}"
+            url,
+            reason="a SQLite URL has no host",
+            hint=f"write sqlite:///{host.rpartition('@')[2]}{path}",
         )
     name = path[1:]
     if not name or name.endswith("/"):
         raise StoreUrlError(url, reason="no file in the store URL", hint="sqlite:///runs.db")
+    if "\0" in name:
+        raise StoreUrlError(url, reason="no file has such a name", hint="sqlite:///runs.db")
     if name == ":memory:":
         raise StoreUrlError(
             url, reason="SQLite's own memory mode keeps nothing", hint="write memory://"
@@ -89,15 +115,24 @@ def _redis(url: str, options: dict[str, str], clock: Clock | None) -> Store:
     for_driver = {name: value for name, value in options.items() if name.startswith("ssl_")}
     ours = {name: value for name, value in options.items() if name not in for_driver}
     _refuse_unknown(url, ours, ("partitions", "retention", "strict", "replicas"))
+    parts = urlsplit(url)
+    _refuse_unknown(url, for_driver, _TLS if parts.scheme.startswith("rediss") else ())
     retention = ours.get("retention", "30d")
     try:
         retention_us = 0 if retention == "forever" else duration_us(retention)
     except (ValueError, DurationError) as error:
         raise StoreUrlError(url, reason=f"{error}, in", hint="retention=30d or forever") from error
-    parts = urlsplit(url)
-    bare = parts._replace(query=urlencode(for_driver)).geturl()
+    database = parts.path.strip("/")
+    try:
+        if "+" not in parts.scheme:
+            parts.port  # noqa: B018  # one that cannot be is reported here
+            if database and not re.fullmatch("[0-9]{1,9}", database):
+                raise ValueError(f"{database!r} is no number of a database")
+        address = address_of(parts._replace(query=urlencode(for_driver)).geturl())
+    except ValueError as error:
+        raise StoreUrlError(url, reason=f"{error}, in", hint="redis://host:6379/0") from error
     return RedisStore(
-        address_of(bare),
+        address,
         partitions=_number(url, ours, "partitions", 1, range(1, 257)),
         retention_us=retention_us,
         strict=bool(_number(url, ours, "strict", 0, range(2))),
@@ -106,9 +141,18 @@ def _redis(url: str, options: dict[str, str], clock: Clock | None) -> Store:
     )
 
 
+def _postgres(url: str, clock: Clock | None) -> Store:
+    try:
+        from pikku.stores.postgres.connections import address_of
+        from pikku.stores.postgres.store import PostgresStore
+    except ImportError as error:
+        raise MissingDependencyError("a PostgreSQL store", "postgres") from error
+    return PostgresStore(address_of(url), clock=clock)
+
+
 def _number(url: str, options: dict[str, str], name: str, default: int, allowed: range) -> int:
     given = options.get(name, str(default))
-    if not given.isascii() or not given.isdigit() or int(given) not in allowed:
+    if not re.fullmatch("[0-9]{1,9}", given) or int(given) not in allowed:
         raise StoreUrlError(
             url,
             reason=f"{name} cannot be {given!r} in",
