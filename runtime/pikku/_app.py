@@ -21,6 +21,7 @@ from pikku._contexts import (
 )
 from pikku._durations import Duration, duration_us
 from pikku._functions import NO_INPUT, Registry, RpcAttributes, RpcRefAttributes
+from pikku._ids import check_askable, is_unicode
 from pikku._payloads import PayloadCodec
 from pikku._records import RunFilter
 from pikku._run import Run
@@ -38,6 +39,7 @@ from pikku.errors import (
 if TYPE_CHECKING:
     from pikku._control import Control
     from pikku._engine import Engine
+    from pikku._functions import WiredWorkflow
     from pikku._history import RunInfo
     from pikku._jobs import ClaimedJob
     from pikku._live import Flight
@@ -51,6 +53,9 @@ if TYPE_CHECKING:
 
         async def invoke(self, name: str, data: Any) -> Any: ...
         async def start_workflow(self, name: str, /, *data: Any, **options: Any) -> Any: ...
+        async def start_in_transaction(
+            self, connection: object, name: str, /, *data: Any, **options: Any
+        ) -> Any: ...
         async def start_many(
             self,
             name: str,
@@ -356,18 +361,64 @@ class App(Generic[S_co]):
         """
         refuse_in_workflow_body(f"start_workflow({name!r})")
         opened = self.opened
+        wired, text = self._admitted(name, data)
+        where = f"workflow {name!r}"
+        made = await opened.engine.start(
+            wired,
+            text,
+            run_id=run_id,
+            wait=wait,
+            tags=_checked_tags(tags, where),
+            delay_us=None if delay is None else duration_us(delay),
+            started_by=_checked_person(started_by, where),
+            pinned=pinned,
+        )
+        return Run(made, name, lambda: self.opened)
+
+    def _admitted(self, name: str, data: tuple[Any, ...]) -> tuple[WiredWorkflow, str]:
+        """The workflow *name*, and *data* as the text of its input."""
         wired = self.registry.workflow(name)
         declaration = wired.workflow.declaration
         where = f"workflow {name!r}"
         if declaration.takes_input and not data:
             raise InvalidInputError(where, [("input", "is missing")])
         declaration.output  # noqa: B018  # an annotation that cannot work is reported here
-        text = declaration.input.admit(data[0] if data else None, where)
-        made = await opened.engine.start(
+        return wired, declaration.input.admit(data[0] if data else None, where)
+
+    async def start_in_transaction(
+        self,
+        connection: object,
+        name: str,
+        /,
+        *data: Any,
+        run_id: str | None = None,
+        tags: Sequence[str] = (),
+        delay: Duration | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
+    ) -> Run[Any]:
+        """Start a run of the workflow *name* with the transaction that *connection* has open: it
+        begins when that commits, and never if that is rolled back.
+
+        Args:
+            connection: one of psycopg (`Connection` or `AsyncConnection`) or of asyncpg, to the
+                database that is the app's store.
+            name, data, run_id, tags, delay, started_by, pinned: see `start_workflow`.
+
+        Raises:
+            TransactionError: the store is not in PostgreSQL, or *connection* has no transaction.
+            UnknownWorkflowError, InvalidInputError, PayloadError, RunIdError, RunConflictError,
+                DurationError, DeclarationError, AppNotOpenError: see `start_workflow`.
+        """
+        refuse_in_workflow_body(f"start_in_transaction({name!r})")
+        opened = self.opened
+        wired, text = self._admitted(name, data)
+        where = f"workflow {name!r}"
+        made = await opened.engine.start_in_transaction(
+            connection,
             wired,
             text,
             run_id=run_id,
-            wait=wait,
             tags=_checked_tags(tags, where),
             delay_us=None if delay is None else duration_us(delay),
             started_by=_checked_person(started_by, where),
@@ -419,16 +470,17 @@ class App(Generic[S_co]):
         signal_id: str | None = None,
     ) -> None:
         """Send the signal *name* to a run; see `Run.signal`."""
-        await self.opened.control.signal(str(run), name, payload, signal_id)
+        await self.opened.control.signal(check_askable(str(run)), name, payload, signal_id)
 
     def get_run(self, name: str, run_id: str, /) -> Run[Any]:
         """The handle of a run that exists; nothing is read until it is used.
 
         Raises:
             UnknownWorkflowError: no such workflow.
+            RunIdError: no run can have this id.
         """
         self.registry.workflow(name)
-        return Run(run_id, name, lambda: self.opened)
+        return Run(check_askable(run_id), name, lambda: self.opened)
 
     async def list_runs(
         self,
@@ -628,6 +680,11 @@ class _StepCaller:
     async def start_workflow(self, name: str, /, *data: Any, **options: Any) -> Run[Any]:
         return await self._app.start_workflow(name, *data, **options)
 
+    async def start_in_transaction(
+        self, connection: object, name: str, /, *data: Any, **options: Any
+    ) -> Run[Any]:
+        return await self._app.start_in_transaction(connection, name, *data, **options)
+
     async def start_many(
         self,
         name: str,
@@ -714,6 +771,9 @@ def _filter(
     created_after: datetime | None = None,
     created_before: datetime | None = None,
 ) -> RunFilter:
+    for name, given in (("workflow", workflow), ("tag", tag), ("text", text)):
+        if given is not None and not is_unicode(given):
+            raise DeclarationError(f"{name} is {given!r}", hint="text must be valid Unicode")
     return RunFilter(
         workflow,
         status,

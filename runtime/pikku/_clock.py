@@ -1,9 +1,10 @@
-"""Time as a dependency: the one source of now and of wake-ups."""
+"""Time as a dependency: the one source of now, of wake-ups and of the heartbeat's pulse."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
@@ -62,3 +63,27 @@ _BOOT_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 def boot_seconds() -> float:
     """Seconds of a clock that also counts while the machine is suspended, where there is one."""
     return time.clock_gettime(_BOOT_CLOCK)
+
+
+def steady_seconds() -> float:
+    """Seconds of a clock that nobody sets, for how long something keeps the loop to itself."""
+    return time.monotonic()
+
+
+def pulse(beats: Iterator[float], name: str) -> Callable[[], None]:
+    """Go through *beats* in a thread called *name*, which waits as many seconds as each says before
+    it asks for the next. What is returned stops it, and waits until it has stopped."""
+    stopped = threading.Event()
+
+    def run() -> None:
+        for seconds in beats:
+            if stopped.wait(seconds):
+                return
+
+    def stop() -> None:
+        stopped.set()
+        thread.join()
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    return stop

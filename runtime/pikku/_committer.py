@@ -5,11 +5,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from pikku._records import Op, OpResult, Reply
+from pikku._clock import steady_seconds
+from pikku._records import (
+    BeginStep,
+    Commit,
+    CompleteStep,
+    HandRun,
+    Op,
+    OpResult,
+    ReleaseRun,
+    ReleaseStep,
+    Reply,
+    ReportProgress,
+)
 from pikku.errors import InternalError, StoreError, StoreUnavailableError
 from pikku.stores.base import Store
 
@@ -18,6 +29,18 @@ log = logging.getLogger("pikku")
 # A store that answers without waiting must not keep the loop to itself for longer than this.
 SPIN_SECONDS = 0.005
 RETRY_SECONDS = (0.05, 0.2, 1.0, 5.0)
+
+# What only the session may say that holds a lease; another one must not say it after it.
+OF_THE_HOLDER = (
+    Commit,
+    CompleteStep,
+    BeginStep,
+    ReleaseStep,
+    ReportProgress,
+    ReleaseRun,
+    HandRun,
+)
+FENCED = OpResult("fenced")
 
 Done = Callable[[OpResult], None]
 T = TypeVar("T")
@@ -61,6 +84,8 @@ class Committer:
         self._wake = asyncio.Event()
         self._closing = False
         self._failures = 0
+        self._life = 0
+        self._sent: list[Done] = []
         self.in_flight = False
         self._asleep = False
         self.requests = 0
@@ -84,6 +109,24 @@ class Committer:
                 del self._ops[place], self._dones[place]
                 return True
         return False
+
+    def session_is_over(self) -> None:
+        """Say nothing more in the name of the session that was: nor under that of the next one,
+        which may hold the same runs by now."""
+        self._life += 1
+        ops, dones = self._ops, self._dones
+        self._ops, self._dones = [], []
+        self._keep(ops, dones)
+
+    def _keep(self, ops: list[Op], dones: list[Done]) -> None:
+        """Have what any session may say sent with the next call, before the rest; refuse others."""
+        kept = [(op, done) for op, done in zip(ops, dones, strict=True) if not _of_holder(op)]
+        self._ops[:0] = [op for op, _ in kept]
+        self._dones[:0] = [done for _, done in kept]
+        for op, done in zip(ops, dones, strict=True):
+            if _of_holder(op):
+                self._impatient.discard(done)
+                _tell(done, FENCED)
 
     def send(self, op: Op, done: Done) -> None:
         """Send *op* with the next call, once: what fails is told to *done* at once.
@@ -130,9 +173,21 @@ class Committer:
         self._closing = True
         self._wake.set()
 
+    def give_up(self) -> None:
+        """Tell whoever still waits for an answer that none is waited for any more."""
+        dones = [*self._sent, *self._dones]
+        self._sent, self._ops, self._dones = [], [], []
+        self._refuse(
+            dones,
+            StoreUnavailableError(
+                "the app was closed before the store had answered",
+                hint="what was asked for may have happened; ask again when the app is open",
+            ),
+        )
+
     async def run(self) -> None:
         """Send until closed."""
-        last_yield = time.monotonic()
+        last_yield = steady_seconds()
         apply = self._store.apply
         while True:
             if not self._ops and not self._poked:
@@ -144,55 +199,64 @@ class Committer:
                     self._asleep = True
                     await self._wake.wait()
                     self._asleep = False
-                    last_yield = time.monotonic()
+                    last_yield = steady_seconds()
                     continue
             ops, dones = self._ops, self._dones
             self._ops, self._dones = [], []
             self._poked = False
             self.in_flight = True
+            life = self._life
+            self._sent = dones
             try:
                 reply = await apply(self._session(), ops, self._want(len(ops)))
             except Exception as error:
-                await self._failed(ops, dones, error)
+                await self._failed(ops, dones, error, life)
                 self.in_flight = False
             else:
                 self.in_flight = False
+                self._sent = []
                 self._failures = 0
                 if self._tried:
                     self._tried = set()
                 for done, result in zip(dones, reply.results, strict=True):
                     _tell(done, result)
-                _tell(self._on_reply, reply)
+                if life == self._life:
+                    _tell(self._on_reply, reply)
                 if self._impatient:
                     self._impatient.difference_update(dones)
-            if self._busy() or time.monotonic() - last_yield > SPIN_SECONDS:
+            if self._busy() or steady_seconds() - last_yield > SPIN_SECONDS:
                 await asyncio.sleep(0)
-                last_yield = time.monotonic()
+                last_yield = steady_seconds()
 
-    async def _failed(self, ops: list[Op], dones: list[Done], error: Exception) -> None:
+    async def _failed(self, ops: list[Op], dones: list[Done], error: Exception, life: int) -> None:
         """Put off what can wait, find what spoils a batch, and refuse the rest."""
         if isinstance(error, StoreUnavailableError) or not ops:
-            await self._put_off(ops, dones, error)
+            await self._put_off(ops, dones, error, life)
         elif len(ops) > 1:
             for op, done in zip(ops, dones, strict=True):
-                await self._send_alone(op, done)
+                await self._send_alone(op, done, life)
         elif isinstance(error, StoreError):
-            await self._put_off(ops, dones, error)
+            await self._put_off(ops, dones, error, life)
         else:
             log.error("the store failed on %s", type(ops[0]).__name__, exc_info=error)
             self._refuse(dones, InternalError(f"the store failed: {error!r}"))
 
-    async def _send_alone(self, op: Op, done: Done) -> None:
+    async def _send_alone(self, op: Op, done: Done, life: int) -> None:
+        if life != self._life and _of_holder(op):
+            _tell(done, FENCED)
+            return
+        life = self._life
         try:
             reply = await self._store.apply(self._session(), [op], self._want(1))
         except Exception as error:
-            await self._failed([op], [done], error)
+            await self._failed([op], [done], error, life)
         else:
             self._impatient.discard(done)
             _tell(done, reply.results[0])
-            _tell(self._on_reply, reply)
+            if life == self._life:
+                _tell(self._on_reply, reply)
 
-    async def _put_off(self, ops: list[Op], dones: list[Done], error: Exception) -> None:
+    async def _put_off(self, ops: list[Op], dones: list[Done], error: Exception, life: int) -> None:
         patient = [
             (op, done)
             for op, done in zip(ops, dones, strict=True)
@@ -205,8 +269,12 @@ class Committer:
         if patient or not ops:
             log.warning("%s; trying again in %g s", error, wait)
         self._tried = {id(op) for op, _ in patient}
-        self._ops[:0] = [op for op, _ in patient]
-        self._dones[:0] = [done for _, done in patient]
+        if life == self._life:
+            self._ops[:0] = [op for op, _ in patient]
+            self._dones[:0] = [done for _, done in patient]
+        else:
+            self._keep([op for op, _ in patient], [done for _, done in patient])
+        self._sent = []
         if not self._closing:
             await asyncio.sleep(wait)
 
@@ -214,6 +282,10 @@ class Committer:
         for done in dones:
             self._impatient.discard(done)
             _tell(done, OpResult("error", error=error))
+
+
+def _of_holder(op: Op) -> bool:
+    return isinstance(op, OF_THE_HOLDER)
 
 
 def _tell(listener: Callable[[T], None], news: T) -> None:

@@ -28,20 +28,16 @@ def evicted(store_url: str, mode: Mode) -> Place:
     return Place(store_url, sticky=0, mode=mode)
 
 
-@pytest.fixture(params=["sqlite", "redis"])
+@pytest.fixture(params=["sqlite", "redis", "postgres"])
 def shared(request: pytest.FixtureRequest, tmp_path: Path, mode: Mode) -> Place:
     """Each store that processes share, in each mode, with every wait a replay."""
     if request.param == "redis":
         url: str = request.getfixturevalue("redis_url")
+    elif request.param == "postgres":
+        url = request.getfixturevalue("postgres_emptied_url")
     else:
         url = f"sqlite:///{tmp_path.joinpath('shared.db')}"
     return Place(url, sticky=0, mode=mode)
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have `advance` wait for a slow machine."""
-    monkeypatch.setattr("pikku.testing.lab.BODIES_AT_MOST_SECONDS", 2.0)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def toy() -> Toy:
     return Toy()
 
 
-@pytest.fixture(params=["memory", "sqlite", "redis"])
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
 def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A store of each kind, new for each test."""
     if request.param == "memory":
@@ -29,6 +29,9 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "redis":
         url: str = request.getfixturevalue("redis_url")
         return url
+    if request.param == "postgres":
+        emptied: str = request.getfixturevalue("postgres_emptied_url")
+        return emptied
     return f"sqlite:///{tmp_path.joinpath('runs.db')}"
 
 

@@ -16,8 +16,9 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from tests.servers.fixtures import RedisServers
+from tests.servers.fixtures import PostgresServers, RedisServers
 
+from pikku._diagnosis import Symptom, diagnose
 from pikku._records import (
     BeginStep,
     CancelRun,
@@ -163,6 +164,34 @@ class StoreMachine(RuleBasedStateMachine):
         self.create("s1", "r3", True)
 
     def teardown(self) -> None:
+        try:
+            self.see_the_doctor()
+        finally:
+            self.close()
+
+    def see_the_doctor(self) -> None:
+        """No run has lost what its records say it has; what waits for nothing, as no engine would
+        leave it, or was left behind by a process, has its next action after a repair."""
+        assert {each.kind for _, each in self.symptoms()} <= {"unattended", "left_behind"}
+        self.store.beat("doctor", LEASE_US)
+        ops: list[Op] = [ReapSessions(limit=100, max_lost=MAX_LOST)]
+        self.runner.run(self.store.apply("doctor", ops, {}))
+        again: list[Op] = [RequeueRun(run_id) for run_id, _ in self.symptoms()]
+        if again:
+            self.runner.run(self.store.apply("doctor", again, {}))
+        assert not self.symptoms()
+
+    def symptoms(self) -> list[tuple[str, Symptom]]:
+        found = self.runner.run(self.store.examine())
+        loaded = [self.runner.run(self.store.load_steps(run_id)) for run_id in self.runs]
+        return [
+            (run.run.run_id, symptom)
+            for run in loaded
+            if run is not None
+            for symptom in diagnose(run, found)
+        ]
+
+    def close(self) -> None:
         self.runner.run(self.store.close())
         self.runner.close()
         self.folder.cleanup()
@@ -759,8 +788,8 @@ class StoreMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize(
     ("store", "examples"),
-    [("memory", 150), ("sqlite", 40), ("redis", 25)],
-    ids=["memory", "sqlite", "redis"],
+    [("memory", 150), ("sqlite", 40), ("redis", 60), ("postgres", 40)],
+    ids=["memory", "sqlite", "redis", "postgres"],
 )
 def test_the_store_does_what_the_model_does(
     store: str, examples: int, request: pytest.FixtureRequest
@@ -772,6 +801,16 @@ def test_the_store_does_what_the_model_does(
     if store == "redis":
         servers: RedisServers = request.getfixturevalue("redis_servers")
         new_urls["redis"] = servers.databases().fresh_url
+    if store == "postgres":
+        made: PostgresServers = request.getfixturevalue("postgres_servers")
+        server = made.server()
+        database = server.database()
+
+        def emptied() -> str:
+            server.empty(database)
+            return database
+
+        new_urls["postgres"] = emptied
     new_url = [new_urls[store]]
     machine: type[StoreMachine] = type("Machine", (StoreMachine,), {"new_url": new_url})
     case = machine.TestCase

@@ -394,6 +394,30 @@ async def test_a_call_that_was_overtaken_by_its_repeat_claims_nothing(
     assert [each.step.key for each in reply.jobs] == ["a"], "the job is held by nobody who knows"
 
 
+async def test_a_start_that_was_overtaken_by_its_repeat_starts_nothing(
+    redis_server: RedisAt,
+    redis_url: str,
+    make_proxy: MakeProxy,
+    opened: Open,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transport, "CALL_SECONDS", 0.4)
+    proxy = make_proxy(redis_server)
+    store = await opened(proxy.through(redis_url))
+    other = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    proxy.delay(1.2, "request")
+    start = store.apply("s1", [new_run("r", claim=True)], {})
+    reply = await overtaken(Wire(proxy, store, redis_url), start)
+    assert [result.code for result in reply.results] == ["ok"]
+    passed = proxy.counts.request_bytes
+    await must(store, "s1", turn("r", 1, settle=Settle("completed", "1")))
+    await must(other, "s2", DeleteRun("r"))
+    await asyncio.sleep(1.5)  # the late call arrives
+    assert proxy.counts.request_bytes > passed
+    assert await other.load_run("r") is None
+
+
 async def test_a_late_call_deletes_no_mail(
     redis_server: RedisAt,
     redis_url: str,
@@ -1107,9 +1131,11 @@ async def test_signals_are_taken_in_the_order_in_which_they_came(
                 if given_up in took:
                     of, back = took.pop(given_up)
                     waiting[of] = sorted([*waiting[of], back])
-                for keys in wanted.values():
+                for of, keys in wanted.items():
                     if given_up in keys:
                         keys.remove(given_up)
+                    while keys and waiting[of]:  # what was given back goes to who waits
+                        took[keys.pop(0)] = (of, waiting[of].pop(0))
         loaded = await store.load_steps("r")
         assert loaded is not None
         taken = {s.key: s.result for s in loaded.steps if s.result and s.error is None}

@@ -35,6 +35,7 @@ class MemoryStore:
     """Keeps every promise of `pikku.stores.base.Store` for as long as the process lives.
 
     One engine at a time works on an instance; the next one goes on with what the last left behind.
+    What it does depends on what it was asked alone: what it goes through is kept in order.
     """
 
     shared = False
@@ -57,10 +58,10 @@ class MemoryStore:
         self._armed: dict[str, set[Timer]] = {}
         self._queues: dict[str, deque[str]] = {}
         self._jobs: dict[str, deque[tuple[str, str, int]]] = {}
-        self._held: dict[str, set[tuple[str, str]]] = {}
-        self._watchers: dict[str, set[str]] = {}
+        self._held: dict[str, dict[tuple[str, str], None]] = {}
+        self._watchers: dict[str, dict[str, None]] = {}
         self._sessions: dict[str, int] = {}
-        self._owned: dict[str, set[str]] = {}
+        self._owned: dict[str, dict[str, None]] = {}
         self._owners: dict[str, str] = {}
         self._inboxes: dict[str, list[Delivery]] = {}
         self._holds: dict[str, frozenset[str]] = {}
@@ -101,7 +102,7 @@ class MemoryStore:
             if session not in self._sessions and session in self._owned:
                 return False
             self._sessions[session] = now + lease_us
-            self._owned.setdefault(session, set())
+            self._owned.setdefault(session, {})
             return True
 
     async def wait(self, session: str, queues: Sequence[str], seconds: float, /) -> str | None:
@@ -225,11 +226,11 @@ class MemoryStore:
     def _own(self, run: RunRecord) -> None:
         assert run.owner is not None
         self._owners[run.run_id] = run.owner
-        self._owned[run.owner].add(run.run_id)
+        self._owned[run.owner][run.run_id] = None
 
     def _disown(self, run_id: str) -> None:
         before = self._owners.pop(run_id, "")
-        self._owned.get(before, set()).discard(run_id)
+        self._owned.get(before, {}).pop(run_id, None)
 
     def put_run(self, run: RunRecord) -> None:
         self._disown(run.run_id)
@@ -258,9 +259,9 @@ class MemoryStore:
         place = (run_id, step.key)
         for session, held in self._held.items():
             if session != step.worker or step.status in ENDED_STEP:
-                held.discard(place)
+                held.pop(place, None)
         if step.worker is not None and step.status not in ENDED_STEP:
-            self._held.setdefault(step.worker, set()).add(place)
+            self._held.setdefault(step.worker, {})[place] = None
 
     def open_steps(self, run_id: str) -> Iterable[StepRecord]:
         steps = self._steps_of(run_id).values()
@@ -273,7 +274,8 @@ class MemoryStore:
         self._steps.pop(run_id, None)
         self._ended.pop(run_id, None)
         for held in self._held.values():
-            held.difference_update([place for place in held if place[0] == run_id])
+            for place in [place for place in held if place[0] == run_id]:
+                del held[place]
 
     def knows_signal(self, run_id: str, signal_id: str) -> bool:
         return signal_id in self._signals.get(run_id, ())
@@ -327,7 +329,7 @@ class MemoryStore:
         self._jobs.setdefault(JOBS + queue, deque()).append((run_id, key, attempt))
 
     def add_watcher(self, run_id: str) -> None:
-        self._watchers.setdefault(run_id, set()).add(self.session)
+        self._watchers.setdefault(run_id, {})[self.session] = None
 
     def take_watchers(self, run_id: str) -> Iterable[str]:
         return self._watchers.pop(run_id, ())
@@ -349,9 +351,10 @@ class MemoryStore:
         return [session for session, until in self._sessions.items() if until < self.now_us]
 
     def runs_of(self, session: str, limit: int) -> Iterable[RunRecord]:
-        owned = self._owned.get(session, set())
+        owned = self._owned.get(session, {})
         taken = list(owned)[:limit]
-        owned.difference_update(taken)
+        for run_id in taken:
+            del owned[run_id]
         runs = [self._runs[run_id] for run_id in taken]
         return [run for run in runs if run.owner == session]
 

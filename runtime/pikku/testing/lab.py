@@ -165,7 +165,11 @@ class WorkflowLab(Generic[S]):
         await self._settle(None)
 
     async def _settle(self, at_most_seconds: float | None) -> None:
-        while not self._crashed and not self._opened.engine.is_quiet:
+        while not self._crashed:
+            if self._opened.engine.is_quiet:
+                self._on_quiet(None)  # time may be due to pass that nobody has been told of yet
+                if self._crashed or self._opened.engine.is_quiet:
+                    return
             self._rested.clear()
             try:
                 async with asyncio.timeout(at_most_seconds):

@@ -14,7 +14,10 @@ local gone = answered <= tonumber(ARGV[7])
 if lost ~= '' then
   call('HSET', own_key(session), '#n', number)
 end
-if not gone and (wants > 0 or acknowledged ~= '' or ARGV[6] == '1') then
+-- More than it has heard of: something was carried out meanwhile, and this may be a call that was
+-- given up and comes late.
+local late = answered > tonumber(ARGV[7]) + 1
+if not gone and (wants > 0 or acknowledged ~= '' or ARGV[6] == '1' or late) then
   local seen = call('HMGET', own_key(session), '#', '#n')
   if seen[2] and tonumber(seen[2]) > tonumber(number) then
     return redis.error_reply('OVERTAKEN this call was given up, and another one answered')
