@@ -50,6 +50,27 @@ def test_every_block_says_what_it_is(page: Path) -> None:
         assert [block.place for block in blocks_of(page) if not block.language] == []
 
 
+PROOF = re.compile(r"\[`(\w+)`\]\(\.\./((?:tests|runtime)/[\w/]+\.py)\)")
+
+
+def test_every_proof_that_is_named_is_a_test_in_the_file_that_it_leads_to() -> None:
+    text = (DOCS / "guarantees.md").read_text(encoding="utf-8")
+    proofs = PROOF.findall(text)
+
+    assert len(proofs) > 40
+    for name, path in proofs:
+        source = (ROOT / path).read_text(encoding="utf-8")
+        assert re.search(rf"def (test|check)_{name}\(", source), f"{name} in {path}"
+
+
+def test_every_promise_names_its_proof() -> None:
+    text = (DOCS / "guarantees.md").read_text(encoding="utf-8")
+    promises = re.findall(r"^\d+\. .*(?:\n   .*)*", text, re.MULTILINE)
+
+    assert len(promises) >= 11
+    assert [each for each in promises if not PROOF.search(each)] == []
+
+
 def test_every_setting_and_variable_is_described() -> None:
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
     settings: tuple[str, ...] = vars(config)["_KNOWN"]

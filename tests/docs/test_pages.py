@@ -27,11 +27,13 @@ README = ROOT / "README.md"
 START = ROOT / "docs" / "getting-started.md"
 # What a page describes with examples from the sample app.
 REMOTE = ROOT / "docs" / "remote.md"
+POSTGRESQL = ROOT / "docs" / "postgresql.md"
 ON_THE_SAMPLE = sorted(
-    {*(ROOT / "docs").glob("*.md")} - {START, REMOTE, ROOT / "docs" / "errors.md"}
+    {*(ROOT / "docs").glob("*.md")} - {START, REMOTE, POSTGRESQL, ROOT / "docs" / "errors.md"}
 )
 HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 SERVER = "redis://127.0.0.1:6379/0"
+DATABASE = "postgresql://pikku@127.0.0.1:5432/shop"
 PROJECT = """\
 [tool.pikku]
 root = "shop"
@@ -147,6 +149,13 @@ def test_the_page_on_workers_holds_on_a_server_with_the_settings_it_names(
     server = make_redis(**directives_of(blocks, "redis.conf"))
 
     follow_on_the_sample(Reader(tmp_path, stands_for={SERVER: f"{server.url}?strict=1"}), blocks)
+
+
+def test_the_page_on_postgresql_holds_on_a_server(postgres_url: str, tmp_path: Path) -> None:
+    blocks = blocks_of(POSTGRESQL)
+    reader = Reader(tmp_path, stands_for={DATABASE: postgres_url})
+
+    follow_on_the_sample(reader, [block for block in blocks if "pip install" not in block.text])
 
 
 async def test_the_user_that_the_page_on_workers_names_may_do_what_is_needed_and_no_more(

@@ -38,6 +38,11 @@ def unavailable(what: str, why: str) -> NoReturn:
     pytest.skip(why)
 
 
+def note_use(server: str) -> None:
+    """Have the last line of the run name a server that no fixture has made."""
+    _used.add(server)
+
+
 def _preferred() -> Program:
     for program in servers():
         return program
@@ -135,6 +140,7 @@ class PostgresServers:
     def __init__(self, used: set[str]) -> None:
         self._used = used
         self._servers: dict[postgres.Program | None, PostgresAt] = {}
+        self._emptied: dict[str, str] = {}
         self._stack = ExitStack()
 
     def server(self, program: postgres.Program | None = None) -> PostgresAt:
@@ -151,6 +157,16 @@ class PostgresServers:
             self._used.add(str(made))
             self._servers[program] = made
         return self._servers[program]
+
+    def emptied_url(self, program: postgres.Program | None = None) -> str:
+        """One database a server, whose tables, where there are any, are empty now."""
+        server = self.server(program)
+        url = self._emptied.get(server.url)
+        if url is None:
+            self._emptied[server.url] = url = server.database()
+        else:
+            server.empty(url)
+        return url
 
     def close(self) -> None:
         self._stack.close()
@@ -294,20 +310,13 @@ def postgres_url(
     server.drop(url)
 
 
-@pytest.fixture(scope="session")
-def _postgres_shelf(postgres_servers: PostgresServers) -> str:
-    """One database for the many tests of this process that need but a store's tables in it."""
-    return postgres_servers.server().database()
-
-
 @pytest.fixture
-def postgres_emptied_url(postgres_servers: PostgresServers, _postgres_shelf: str) -> str:
+def postgres_emptied_url(postgres_servers: PostgresServers) -> str:
     """A database whose tables, where there are any, are empty: made much faster than a new one.
 
     Only for tests that leave no process behind.
     """
-    postgres_servers.server().empty(_postgres_shelf)
-    return _postgres_shelf
+    return postgres_servers.emptied_url()
 
 
 @pytest.fixture

@@ -31,6 +31,11 @@ def program() -> Path | None:
     return Path(found) if found else None
 
 
+def version() -> str:
+    """`pgbouncer 1.18.0`."""
+    return " ".join(output([str(program()), "--version"]).split()[:2]).lower()
+
+
 class PgBouncer:
     """A pool of ours in front of a server, in transaction mode: `through(url)` leads to a database.
 
@@ -115,8 +120,7 @@ class PgBouncer:
         self.close()
 
     def __str__(self) -> str:
-        """`pgbouncer 1.18.0`."""
-        return " ".join(output([str(self.program), "--version"]).split()[:2]).lower()
+        return version()
 
     def _listens(self) -> bool:
         with socket.create_connection((self.host, self.port), timeout=1):

@@ -788,7 +788,7 @@ class StoreMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize(
     ("store", "examples"),
-    [("memory", 150), ("sqlite", 40), ("redis", 60), ("postgres", 40)],
+    [("memory", 150), ("sqlite", 40), ("redis", 500), ("postgres", 40)],
     ids=["memory", "sqlite", "redis", "postgres"],
 )
 def test_the_store_does_what_the_model_does(
@@ -803,14 +803,7 @@ def test_the_store_does_what_the_model_does(
         new_urls["redis"] = servers.databases().fresh_url
     if store == "postgres":
         made: PostgresServers = request.getfixturevalue("postgres_servers")
-        server = made.server()
-        database = server.database()
-
-        def emptied() -> str:
-            server.empty(database)
-            return database
-
-        new_urls["postgres"] = emptied
+        new_urls["postgres"] = made.emptied_url
     new_url = [new_urls[store]]
     machine: type[StoreMachine] = type("Machine", (StoreMachine,), {"new_url": new_url})
     case = machine.TestCase

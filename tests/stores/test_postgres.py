@@ -6,8 +6,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -246,6 +246,18 @@ async def test_nobody_claims_in_the_name_of_a_session_that_is_being_reaped(
     assert (run.owner, run.queued) == (None, True)
 
 
+async def test_a_session_that_reaps_itself_takes_nothing_in_the_same_breath(opened: Open) -> None:
+    store = await opened()
+    store.beat("zombie", -1)
+    await must(store, "zombie", new_run("mine", claim=True))
+    await must(store, "other", new_run("waiting"))
+    reply = await store.apply("zombie", [ReapSessions()], {INLINE_QUEUE: 5})
+    assert (reply.session_alive, reply.claimed) == (False, [])
+    for run_id in ("mine", "waiting"):
+        run = await run_of(store, run_id)
+        assert (run.owner, run.queued) == (None, True)
+
+
 # --- answers that are lost ------------------------------------------------------------------------
 
 
@@ -293,6 +305,32 @@ async def test_a_commit_that_the_server_never_got_is_made_again(
     assert [result.code for result in reply.results] == ["ok"]
     assert [each.run.run_id for each in reply.claimed] == ["waiting"]
     assert (await run_of(direct, "mine")).turn == 1
+
+
+async def test_a_commit_is_found_out_about_when_the_server_ends_the_connection_after_it(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit is made, and the next word is that the connection is ended."""
+    store = await opened()
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("mine", claim=True), new_run("waiting"))
+    pipeline = psycopg.Connection.pipeline
+
+    @contextmanager
+    def ended(connection: psycopg.Connection[Any]) -> Iterator[Any]:
+        with pipeline(connection) as made:
+            yield made
+        monkeypatch.undo()
+        raise psycopg.errors.AdminShutdown("terminating connection due to administrator command")
+
+    monkeypatch.setattr(psycopg.Connection, "pipeline", ended)
+    ops = [turn("mine", 1, None, asks=[write("a", "running")])]
+    with pytest.raises(StoreUnavailableError):
+        await store.apply("s1", ops, {INLINE_QUEUE: 5})
+    reply = await store.apply("s1", ops, {INLINE_QUEUE: 5})
+    assert [result.code for result in reply.results] == ["ok"]
+    assert [each.run.run_id for each in reply.claimed] == ["waiting"]
+    assert (await run_of(store, "mine")).turn == 1
 
 
 async def test_what_a_lost_answer_said_comes_with_the_next_one(
@@ -615,7 +653,7 @@ async def test_a_batch_costs_the_same_statements_whatever_its_size(
         reply = await store.apply("s1", ops, {})
         assert {result.code for result in reply.results} == {"ok"}
         costs.append(len(counted))
-    assert costs == [7, 7, 7], counted  # with BEGIN and COMMIT
+    assert costs == [4, 4, 4], counted  # with BEGIN and COMMIT
 
 
 async def test_work_that_is_asked_for_in_vain_writes_nothing(opened: Open) -> None:
