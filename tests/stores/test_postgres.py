@@ -22,6 +22,7 @@ from pikku._records import (
     CancelRun,
     Op,
     ReapSessions,
+    Settle,
     SignalRun,
 )
 from pikku.errors import (
@@ -34,7 +35,7 @@ from pikku.errors import (
     TransactionError,
 )
 from pikku.stores import make_store
-from pikku.stores.base import DEFAULT_QUEUE, INLINE_QUEUE, JOBS, MAIL
+from pikku.stores.base import DEFAULT_QUEUE, INLINE_QUEUE, JOBS, MAIL, ORCHESTRATOR_QUEUE
 from pikku.stores.postgres import connections
 from pikku.stores.postgres.store import PostgresStore
 from pikku.testing.store_contract import LEASE_US, must, new_run, run_of, step_of, turn, write
@@ -186,6 +187,40 @@ async def test_a_deadlock_is_broken_and_the_batch_made_again(
     assert waited.is_set()
     assert {(await run_of(store, run_id)).cancel_reason for run_id in "ab"} == {"enough"}
     assert len(await store.load_history("a")) == 1
+
+
+async def test_transactions_that_the_server_refuses_again_and_again_are_made_at_last(
+    opened: Open, postgres_url: str
+) -> None:
+    """What a refusal kept from being prepared is prepared when it is asked for again."""
+    store = await opened()
+    store.beat("s1", LEASE_US)
+    told(postgres_url, REFUSALS)
+    await must(store, "s1", new_run("r", claim=True))
+    for number in range(1, 13):
+        ends = [write(f"a{number - 1}", "succeeded", result="1")] if number > 1 else []
+        op = turn("r", number, max(0, number - 2), ends=ends, asks=[write(f"a{number}", "running")])
+        await must(store, "s1", op)
+        await must(store, "s1", SignalRun("r", f"s{number}", "go", "1"))
+    loaded = await store.load_steps("r")
+    assert loaded is not None
+    assert len(loaded.steps) == 12
+
+
+REFUSALS: LiteralString = """
+CREATE SEQUENCE pikku.asked;
+CREATE FUNCTION pikku.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF nextval('pikku.asked') % 3 = 0 THEN
+        RAISE EXCEPTION 'could not serialize access' USING ERRCODE = 'serialization_failure';
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER refuse AFTER UPDATE OR INSERT ON pikku.steps
+    FOR EACH STATEMENT EXECUTE FUNCTION pikku.refuse();
+CREATE TRIGGER refuse AFTER INSERT ON pikku.signals
+    FOR EACH STATEMENT EXECUTE FUNCTION pikku.refuse();
+"""
 
 
 async def test_what_others_change_is_seen_by_who_has_the_run_at_hand(opened: Open) -> None:
@@ -654,6 +689,34 @@ async def test_a_batch_costs_the_same_statements_whatever_its_size(
         assert {result.code for result in reply.results} == {"ok"}
         costs.append(len(counted))
     assert costs == [4, 4, 4], counted  # with BEGIN and COMMIT
+
+
+async def test_tables_that_grow_are_not_read_through(opened: Open, postgres_url: str) -> None:
+    """What was prepared while they were empty, and nobody has analysed them yet."""
+
+    def read_through() -> int:
+        scans = told(
+            postgres_url,
+            "SELECT sum(seq_scan)::bigint FROM pg_stat_user_tables"
+            " WHERE relname IN ('runs', 'run_values', 'steps', 'timers', 'queue', 'jobs', 'inbox')",
+        )
+        return int(scans[0][0])
+
+    await (await opened()).close()
+    before = read_through()
+    store = await opened()
+    store.beat("s1", LEASE_US)
+    for batch in range(10):
+        runs = [f"r{batch}-{number}" for number in range(5)]
+        await must(store, "s1", *(new_run(run_id, inline=False) for run_id in runs))
+        await store.apply("s1", [], {ORCHESTRATOR_QUEUE: 5})
+        scheduled = write("a", "scheduled")._replace(queue=DEFAULT_QUEUE)
+        await must(store, "s1", *(turn(each, 1, asks=[scheduled]) for each in runs))
+        jobs = (await store.apply("s1", [], {JOB_QUEUE: 5, MAIL: 1})).jobs
+        assert len(jobs) == 5
+        await must(store, "s1", *(turn(each, 2, settle=Settle("completed")) for each in runs))
+    await store.close()
+    assert read_through() == before
 
 
 async def test_work_that_is_asked_for_in_vain_writes_nothing(opened: Open) -> None:

@@ -34,7 +34,8 @@ from pikku.stores.memory import MemoryStore
 from pikku.stores.sealed import SealedStore
 from pikku.testing import WorkflowLab
 from pikku.testing.clock import FakeClock
-from pikku.testing.store_contract import CHECKS, Check, must, new_run, step_of, turn, write
+from pikku.testing.store_checks import CHECKS, Check
+from pikku.testing.store_contract import must, new_run, step_of, turn, write
 
 SECRET = "s3cret"
 AT_MOST_SECONDS = 5.0

@@ -1,11 +1,5 @@
-"""The promises of a store as runnable checks: `async def check_…(store, clock)`.
-
-Each check gets a store of its own, opened, empty and going by *clock*, and raises AssertionError
-where a promise is broken. `CHECKS` lists them all. Nothing here needs a test framework:
-
-    for check in CHECKS:
-        await check(new_store(clock), clock)
-"""
+"""The promises of a store for runs, steps, jobs and sessions, as runnable checks; see
+`pikku.testing.store_checks`."""
 
 from __future__ import annotations
 

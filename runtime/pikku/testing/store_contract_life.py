@@ -1,5 +1,5 @@
 """The promises of a store for waits, children, repair and hand-over, as runnable checks; see
-`pikku.testing.store_contract`."""
+`pikku.testing.store_checks`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ from pikku._records import (
     StepRecord,
     StepStatus,
     StepWrite,
+    WatchRun,
 )
 from pikku.stores.base import MAIL, Store
 from pikku.testing.clock import FakeClock
@@ -368,15 +369,93 @@ async def check_resume_run_ends_what_the_run_asked_to_be_suspended_at(
     await refused(store, "s2", ResumeRun("r"), "not_suspended")
 
 
+async def check_resume_run_limits_the_time_of_an_imported_run(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "model")
+    model = replace(await run_of(store, "model"), owner=None, turned_by=None, status="suspended")
+    for reason in ("imported", "requested"):
+        run = replace(model, run_id=reason, suspend_reason=reason)
+        await must(store, "s1", PutRun(run, [], []))
+        await must(store, "s1", ResumeRun(reason, HOUR_US))
+    clock.move_to(clock.now_us() + HOUR_US)
+    await must(store, "s1", FireTimers())
+    assert (await run_of(store, "imported")).cancel_kind == "timeout"
+    assert (await run_of(store, "requested")).cancel_kind is None
+
+
 async def check_commit_that_suspends_after_a_cancel_queues_instead(
     store: Store, clock: FakeClock
 ) -> None:
+    for number, reason in enumerate(("requested", "nondeterminism", "missing_function")):
+        await owned(store, run_id := f"r{number}")
+        await must(store, "s2", CancelRun(run_id, "enough"))
+        settle = Settle("suspended", reason=reason)
+        await must(store, "s1", turn(run_id, 1, None, settle=settle))
+        run = await run_of(store, run_id)
+        assert (run.status, run.owner, run.queued) == ("running", None, True)
+        assert await claim(store, "s1") == [run_id]
+
+
+async def check_commit_suspends_a_run_whose_owner_knows_that_it_unwinds(
+    store: Store, clock: FakeClock
+) -> None:
     await owned(store, "r")
+    asked = write("audit", "scheduled", kind="suspend")
     await must(store, "s2", CancelRun("r", "enough"))
-    await must(store, "s1", turn("r", 1, None, settle=Settle("suspended", reason="requested")))
+    settle = Settle("suspended", reason="missing_function", unwinding=True)
+    await must(store, "s1", turn("r", 1, None, ends=[asked], settle=settle))
     run = await run_of(store, "r")
-    assert (run.status, run.owner, run.queued) == ("running", None, True)
+    assert (run.status, run.owner, run.queued) == ("suspended", None, False)
+    assert (run.cancel_reason, run.cancel_delivery) == ("enough", 1)
+    await must(store, "s2", CancelRun("r", "again"))
+    assert (await run_of(store, "r")).status == "suspended"
+    # Nobody waits any more for what was asked for before the run was asked to unwind.
+    await must(store, "s2", ResumeRun("r"))
+    assert (await step_of(store, "r", "audit")).status == "scheduled"
+    run = await run_of(store, "r")
+    assert (run.status, run.deliveries, run.cancel_delivery) == ("running", 1, 1)
     assert await claim(store, "s1") == ["r"]
+
+
+async def check_cancel_run_by_force_ends_a_suspended_run_at_once(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "r")
+    await must(store, "s1", with_child("r", 1, "kid", "c"))
+    await must(store, "s1", turn("r", 2, settle=Settle("suspended", reason="nondeterminism")))
+    store.beat("s2", LEASE_US)
+    await must(store, "s2", WatchRun("r"))
+    await must(store, "s1", CancelRun("r", "enough", forced='{"type": "E"}'))
+    run = await run_of(store, "r")
+    assert (run.status, run.error, run.cancel_reason) == ("cancelled", '{"type": "E"}', "enough")
+    assert run.finished_us == clock.now_us()
+    assert (run.suspend_reason, run.cancel_delivery, run.queued) == (None, None, False)
+    assert (await run_of(store, "c")).cancel_us is not None
+    (word,) = (await store.apply("s2", [], {MAIL: 1})).inbox
+    assert (word.what, word.key, word.status) == ("ended", "enough", "cancelled")
+    await refused(store, "s2", CancelRun("r", "enough", forced="{}"), "settled")
+    kinds = [entry.kind for entry in await store.load_history("r")]
+    assert kinds == ["suspend", "cancel"]
+
+
+async def check_cancel_run_by_force_keeps_the_first_reason(store: Store, clock: FakeClock) -> None:
+    await owned(store, "r")
+    await must(store, "s2", CancelRun("r", "first"))
+    settle = Settle("suspended", reason="missing_function", unwinding=True)
+    await must(store, "s1", turn("r", 1, None, settle=settle))
+    await must(store, "s2", CancelRun("r", "second", forced="{}"))
+    run = await run_of(store, "r")
+    assert (run.status, run.cancel_reason) == ("cancelled", "first")
+
+
+async def check_cancel_run_by_force_has_what_is_not_suspended_unwind(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "r")
+    await must(store, "s2", CancelRun("r", "enough", forced="{}"))
+    run = await run_of(store, "r")
+    assert (run.status, run.owner, run.cancel_delivery) == ("running", "s1", 1)
 
 
 # --- children -------------------------------------------------------------------------------------
@@ -712,6 +791,6 @@ async def check_list_runs_finds_by_text_and_time(store: Store, clock: FakeClock)
     assert await found(ended_before_us=ended + 1) == ["pear-2"]
 
 
-LIFE_CHECKS: tuple[Check, ...] = tuple(
+CHECKS: tuple[Check, ...] = tuple(
     value for name, value in list(globals().items()) if name.startswith("check_")
 )
