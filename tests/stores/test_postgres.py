@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, LiteralString, cast
 
@@ -196,29 +196,42 @@ async def test_transactions_that_the_server_refuses_again_and_again_are_made_at_
     store = await opened()
     store.beat("s1", LEASE_US)
     told(postgres_url, REFUSALS)
-    await must(store, "s1", new_run("r", claim=True))
-    for number in range(1, 13):
-        ends = [write(f"a{number - 1}", "succeeded", result="1")] if number > 1 else []
-        op = turn("r", number, max(0, number - 2), ends=ends, asks=[write(f"a{number}", "running")])
-        await must(store, "s1", op)
-        await must(store, "s1", SignalRun("r", f"s{number}", "go", "1"))
-    loaded = await store.load_steps("r")
-    assert loaded is not None
-    assert len(loaded.steps) == 12
+    for number in range(12):
+        run_id = f"r{number}"
+        await must(store, "s1", new_run(run_id, claim=True))
+        await must(store, "s1", turn(run_id, 1, asks=[write("a", "running")]))
+        await must(store, "s1", turn(run_id, 2, 0, ends=[write("a", "succeeded", result="1")]))
+        assert (await step_of(store, run_id, "a")).result == "1"
+
+
+async def test_a_run_whose_values_are_gone_is_told_of_and_keeps_no_other_from_being_claimed(
+    opened: Open, postgres_url: str
+) -> None:
+    store = await opened()
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("damaged"), new_run("sound"))
+    told(
+        postgres_url,
+        "DELETE FROM pikku.run_values WHERE run = (SELECT min(number) FROM pikku.runs)",
+    )
+    reply = await store.apply("s1", [], {INLINE_QUEUE: 5})
+    assert {each.run.run_id: bool(each.run.input) for each in reply.claimed} == {
+        "damaged": False,
+        "sound": True,
+    }
+    assert (await run_of(store, "damaged")).input == ""
 
 
 REFUSALS: LiteralString = """
 CREATE SEQUENCE pikku.asked;
 CREATE FUNCTION pikku.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF nextval('pikku.asked') % 3 = 0 THEN
+    IF nextval('pikku.asked') % 7 BETWEEN 1 AND 5 THEN
         RAISE EXCEPTION 'could not serialize access' USING ERRCODE = 'serialization_failure';
     END IF;
     RETURN NULL;
 END $$;
 CREATE TRIGGER refuse AFTER UPDATE OR INSERT ON pikku.steps
-    FOR EACH STATEMENT EXECUTE FUNCTION pikku.refuse();
-CREATE TRIGGER refuse AFTER INSERT ON pikku.signals
     FOR EACH STATEMENT EXECUTE FUNCTION pikku.refuse();
 """
 
@@ -316,7 +329,7 @@ async def test_a_commit_whose_answer_was_lost_is_found_out_about(
     await must(direct, "s2", SignalRun("mine", "one", "go", "1"), CancelRun("mine", "enough"))
     proxy = make_proxy(postgres_server)
     store = await opened(url=proxy.through(postgres_url))
-    proxy.reset_after(1, of="reply", when=b"COMMIT")
+    proxy.reset_after(1, of="reply", when=b"COMMIT\x00")
     ops = [turn("mine", 1, None, asks=[write("a", "running")])]
     reply = await store.apply("s1", ops, {INLINE_QUEUE: 5, MAIL: 1})
     assert [result.code for result in reply.results] == ["ok"]
@@ -334,7 +347,7 @@ async def test_a_commit_that_the_server_never_got_is_made_again(
     await must(direct, "s1", new_run("mine", claim=True), new_run("waiting"))
     proxy = make_proxy(postgres_server)
     store = await opened(url=proxy.through(postgres_url))
-    proxy.reset_after(1, of="request", when=b"COMMIT")
+    proxy.reset_after(1, of="request", when=b"COMMIT\x00")
     ops = [turn("mine", 1, None, asks=[write("a", "running")])]
     reply = await store.apply("s1", ops, {INLINE_QUEUE: 5})
     assert [result.code for result in reply.results] == ["ok"]
@@ -352,7 +365,7 @@ async def test_a_commit_is_found_out_about_when_the_server_ends_the_connection_a
     pipeline = psycopg.Connection.pipeline
 
     @contextmanager
-    def ended(connection: psycopg.Connection[Any]) -> Iterator[Any]:
+    def ended(connection: psycopg.Connection[Any]) -> Generator[Any, None, None]:
         with pipeline(connection) as made:
             yield made
         monkeypatch.undo()
@@ -376,7 +389,7 @@ async def test_what_a_lost_answer_said_comes_with_the_next_one(
     await must(direct, "s1", new_run("waiting"))
     proxy = make_proxy(postgres_server)
     store = await opened(url=proxy.through(postgres_url))
-    proxy.reset_after(1, of="reply", when=b"COMMIT")
+    proxy.reset_after(1, of="reply", when=b"COMMIT\x00")
     proxy.reset_after(0, of="request", on="next")
     with pytest.raises(StoreUnavailableError):
         await store.apply("s1", [], {INLINE_QUEUE: 5})
