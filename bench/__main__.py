@@ -16,7 +16,9 @@ from pathlib import Path
 from .own import run_own
 from .peers import Surroundings
 from .plan import CELLS, FAMILIES, OURS, Cell, Family
+from .plan_postgres import POSTGRES_CELLS, POSTGRES_FAMILIES
 from .plan_redis import REDIS_CELLS, REDIS_FAMILIES
+from .postgres import postgres_version
 from .samples import Gap, Record, from_lines, to_line
 from .server import server_version
 from .table import gaps, noise, table
@@ -25,7 +27,12 @@ from .table import gaps, noise, table
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, then print. 1 when a cell of ours could not be measured, 2 on misuse."""
     options = _parser().parse_args(arguments)
-    cells, families = (REDIS_CELLS, REDIS_FAMILIES) if options.redis else (CELLS, FAMILIES)
+    cells: Sequence[Cell] = CELLS
+    families: Sequence[Family] = FAMILIES
+    if options.redis:
+        cells, families = REDIS_CELLS, REDIS_FAMILIES
+    elif options.postgres:
+        cells, families = POSTGRES_CELLS, POSTGRES_FAMILIES
     if options.list:
         print("\n".join(f"{cell.name:26} {cell.title}" for cell in cells))
         return 0
@@ -40,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen:
         print(f"no cell is named {options.only}; --list shows the names", file=sys.stderr)
         return 2
-    heading = _heading(redis=options.redis)
+    heading = _heading(redis=options.redis, postgres=options.postgres)
     records: list[Record] = []
     with options.out.open("w", encoding="utf-8") if options.out else nullcontext() as kept:
         if kept:
@@ -60,7 +67,9 @@ def _print(heading: str, records: Sequence[Record]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--redis", action="store_true", help="the cells on Redis, instead")
+    stores = parser.add_mutually_exclusive_group()
+    stores.add_argument("--redis", action="store_true", help="the cells on Redis, instead")
+    stores.add_argument("--postgres", action="store_true", help="those on PostgreSQL, instead")
     parser.add_argument("--peers", type=Path, help="folder that holds the peers' scripts")
     parser.add_argument("--rounds", type=int, default=3, help="rounds, interleaved (3)")
     parser.add_argument("--only", default="*", help="cells, by name or pattern: a,b-*")
@@ -108,8 +117,12 @@ def _progress(number: int, rounds: int, cells: Sequence[str], engine: str) -> No
     print(f"round {number}/{rounds}  {engine}: {', '.join(cells)}", file=sys.stderr)
 
 
-def _heading(*, redis: bool) -> str:
-    store = (server_version() or "no Redis") if redis else f"SQLite {sqlite3.sqlite_version}"
+def _heading(*, redis: bool, postgres: bool) -> str:
+    store = f"SQLite {sqlite3.sqlite_version}"
+    if redis:
+        store = server_version() or "no Redis"
+    elif postgres:
+        store = f"{postgres_version() or 'no PostgreSQL'}, {store}"
     return (
         f"Python {platform.python_version()}, {store}, {os.cpu_count()} CPUs, {platform.system()}"
     )

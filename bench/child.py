@@ -17,6 +17,12 @@ from .imports import probe
 
 ENGINE = {"steps": "steps", "long": "long_runs", "pile": "pile", "record": "record"}
 ENGINE["replay"] = "replay"
+HOMES = {
+    "redis": "bench.workloads_redis",
+    "remote": "bench.workloads_redis",
+    "postgres": "bench.workloads_postgres",
+    "sqlite": "bench.workloads_postgres",
+}
 
 
 def perform(workload: str, options: dict[str, Any]) -> list[dict[str, float]]:
@@ -26,9 +32,10 @@ def perform(workload: str, options: dict[str, Any]) -> list[dict[str, float]]:
         return [probe(**options)]
     if workload == "generate":
         return generate(data, **options)
-    if workload.startswith("redis_"):
-        on_redis = importlib.import_module("bench.workloads_redis")
-        found: list[dict[str, float]] = asyncio.run(getattr(on_redis, workload)(data, **options))
+    home = HOMES.get(workload.partition("_")[0])
+    if home is not None:
+        function = getattr(importlib.import_module(home), workload)
+        found: list[dict[str, float]] = asyncio.run(function(data, **options))
         return found
     workloads = importlib.import_module("bench.workloads")
     return [asyncio.run(getattr(workloads, ENGINE[workload])(data, **options))]

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from .imports import probe
+from .postgres import postgres_programs
 from .samples import Gap, Record, Sample, last_words
 
 TYPESCRIPT = "pikku (TypeScript)"
 DBOS = "DBOS on SQLite"
+DBOS_POSTGRES = "DBOS, polling 50 ms"
+DBOS_WAITING = "DBOS, polling 1 s"
+ABSURD = "Absurd"
 IDEAL = "ideal writer"
 IDEAL_REDIS = "ideal on Redis"
 QUEUES = ("dramatiq", "saq", "celery")
@@ -49,6 +53,11 @@ class Surroundings:
         env["PYTHONDONTWRITEBYTECODE"] = "1"
         if self.quick:
             env["QUICK"] = "1"
+        if self.scripts is not None:
+            env["PYTHONPATH"] = str(self.scripts)
+        programs = postgres_programs()
+        if programs is not None:
+            env["PATH"] = f"{programs}{os.pathsep}{env.get('PATH', '')}"
         if self.environments is not None:
             tools = self.environments / "limits" / "bin"  # may hold a redis-server
             env["PATH"] = f"{tools}{os.pathsep}{env.get('PATH', '')}"
@@ -117,7 +126,9 @@ class PeerScript:
         for label, cells in self.labels.items():
             found = next((m for name, m in measured.items() if _is(label, name)), None)
             for cell in cells:
-                if found is None or not _cpu_ms(found):
+                if found is not None and "timeout_s" in found:
+                    yield Gap(cell, self.engine, f"not done within {found['timeout_s']} s")
+                elif found is None or not _cpu_ms(found):
                     yield Gap(cell, self.engine, last_words(done.stderr))
                 else:
                     yield Sample(cell, self.engine, _metrics(found, early))
@@ -169,8 +180,10 @@ def _measured(output: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _metrics(found: Mapping[str, Any], early: Mapping[str, Any]) -> dict[str, float]:
-    speed = found["steps_s"] if "steps_s" in found else found["jobs_s"]
-    metrics = {"cpu_ms": _cpu_ms(found), "per_s": float(speed)}
+    metrics = {"cpu_ms": _cpu_ms(found)}
+    for speed in ("steps_s", "jobs_s"):
+        if speed in found:
+            metrics["per_s"] = float(found[speed])
     for theirs, ours in _THEIRS.items():
         if theirs in found:
             metrics[ours] = float(found[theirs])
@@ -193,7 +206,14 @@ _THEIRS = {
     "p99_ms": "p99_ms",
     "late_p99_ms": "late_p99_ms",
 }
-_CPU = ("cpu_ms_step", "db_cpu_ms_step", "worker_cpu_ms", "client_cpu_ms", "db_cpu_ms")
+_CPU = (
+    "cpu_ms_step",
+    "db_cpu_ms_step",
+    "worker_cpu_ms",
+    "client_cpu_ms",
+    "db_cpu_ms",
+    "cpu_ms_run",
+)
 
 
 def _cpu_ms(found: Mapping[str, Any]) -> float:
@@ -281,3 +301,21 @@ def queue(library: str, cells: tuple[str, ...]) -> PeerScript:
     """A plain task queue: what it costs to hand over a task that does nothing."""
     labels = {"W-task": cells}
     return PeerScript(library, "queues", "queues_bench.py", (library,), labels)
+
+
+def dbos_postgres(
+    workload: str, labels: Mapping[str, tuple[str, ...]], engine: str = DBOS_POSTGRES
+) -> PeerScript:
+    """DBOS on PostgreSQL; its remote step is a child workflow on a queue that is polled."""
+    return PeerScript(engine, "dbos", "dbos_bench.py", ("pg", workload), labels)
+
+
+def ideal_postgres(labels: Mapping[str, tuple[str, ...]]) -> PeerScript:
+    """The least an engine can do on PostgreSQL: one writer, one row per step, group commit."""
+    return PeerScript(IDEAL, "limits", "ideal_sql.py", ("pg-on",), labels)
+
+
+def absurd(workload: str, labels: Mapping[str, tuple[str, ...]]) -> PeerScript:
+    """Absurd, whose script is ours: `pip install absurd-sdk absurdctl` brings its SQL, too."""
+    script = str(Path(__file__).with_name("absurd_bench.py"))
+    return PeerScript(ABSURD, "absurd", script, (workload,), labels)

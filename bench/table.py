@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from .plan import CELLS, OURS, Cell, Goal
+from .plan_postgres import POSTGRES_CELLS
 from .plan_redis import REDIS_CELLS
 from .samples import Gap, Record, Sample
 
@@ -26,6 +27,9 @@ _ALSO = {
     "step_commands": "a step more: {:.2f} commands",
     "step_calls": "{:.2f} calls",
     "attempt_calls": "{:.3f} calls/attempt",
+    "statements": "{:.3f} statements",
+    "step_statements": "a step more: {:.1f} statements",
+    "attempt_statements": "{:.3f} statements/attempt",
     "times_fan": "over 500 steps: CPU x{:.2f}",
     "replay_calls": "{:.0f} calls for the replay",
     "grown_commands": "commands x{:.2f}",
@@ -86,7 +90,7 @@ def gaps(records: Iterable[Record]) -> str:
 
 
 def _rows(records: Sequence[Record]) -> Iterator[tuple[str, ...]]:
-    for cell in (*CELLS, *REDIS_CELLS):
+    for cell in (*CELLS, *REDIS_CELLS, *POSTGRES_CELLS):
         mine = [record for record in records if record.cell == cell.name]
         engines = sorted({record.engine for record in mine}, key=lambda name: (name != OURS, name))
         measured = {name: _samples(mine, name) for name in engines}

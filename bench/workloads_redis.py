@@ -21,7 +21,7 @@ from pikku import App
 from pikku._settings import Work
 
 from .meter import cpu_s, rss_mb
-from .server import Server, ServerMeter, redis_server
+from .server import ServerMeter, redis_server
 from .workloads import (
     LONG,
     Attempt,
@@ -128,13 +128,13 @@ assert flaky_step  # registered by its module
 
 
 @asynccontextmanager
-async def opened(server: Server, *, remote: bool) -> AsyncGenerator[App[None], None]:
+async def opened(url: str, *, remote: bool) -> AsyncGenerator[App[None], None]:
     """The app, executing runs where they are started; *remote*: as a worker, too."""
     if remote:
-        async with app.open(store=server.url, queue_service="store", work=Work()):
+        async with app.open(store=url, queue_service="store", work=Work()):
             yield app
     else:
-        async with app.open(store=server.url, queue_service="none"):
+        async with app.open(store=url, queue_service="none"):
             yield app
 
 
@@ -165,7 +165,7 @@ async def redis_steps(
 ) -> list[Metrics]:
     """`runs` runs of `steps` steps each."""
     with redis_server(data, fsync) as server:
-        async with opened(server, remote=remote):
+        async with opened(server.url, remote=remote):
             await warm(workflow)
             attempts.clear()
             with ServerMeter(server) as meter:
@@ -184,7 +184,7 @@ async def _one_more_step(data: Path, *, workflow: str, steps: int, remote: bool)
     folder = data / "alone"
     folder.mkdir()
     with redis_server(folder) as server:
-        async with opened(server, remote=remote):
+        async with opened(server.url, remote=remote):
             await finish(workflow, "w", steps)
             for more in (0, ALONE):
                 with ServerMeter(server) as meter:
@@ -212,19 +212,25 @@ async def redis_fsync(data: Path, **options: Any) -> list[Metrics]:
 
 async def redis_latency(data: Path, *, runs: int) -> list[Metrics]:
     """One run of one step after the other, from its start to its result."""
-    took: list[float] = []
     with redis_server(data) as server:
-        async with opened(server, remote=True):
+        async with opened(server.url, remote=True):
             await warm("rpc")
             with ServerMeter(server) as meter:
-                for i in range(runs):
-                    began = time.perf_counter()
-                    await finish("rpc", f"r-{i}", 1)
-                    took.append(time.perf_counter() - began)
-    return [meter.per_step(runs) | _latency(took)]
+                took = await one_after_the_other("rpc", runs)
+    return [meter.per_step(runs) | latency(took)]
 
 
-def _latency(took: Sequence[float]) -> Metrics:
+async def one_after_the_other(workflow: str, runs: int) -> list[float]:
+    """The seconds that each of the runs, of one step, takes from its start to its result."""
+    took: list[float] = []
+    for i in range(runs):
+        began = time.perf_counter()
+        await finish(workflow, f"r-{i}", 1)
+        took.append(time.perf_counter() - began)
+    return took
+
+
+def latency(took: Sequence[float]) -> Metrics:
     ordered = sorted(took)
     return {
         "p50_ms": ordered[len(ordered) // 2] * 1e3,
@@ -239,15 +245,21 @@ async def redis_growth(
     over those of `early`; `grown_commands`: over those of the smallest."""
     found: list[Metrics] = []
     with redis_server(data) as server:
-        async with opened(server, remote=True):
+        async with opened(server.url, remote=True):
             await warm(workflow)
             for size in sizes:
                 with ServerMeter(server) as meter:
                     await finish(workflow, f"r-{size}", size)
                 found.append(meter.per_step(size))
-    first, base = found[0], found[sizes.index(early)]
+    for metrics in found:
+        metrics["grown_commands"] = metrics["commands"] / found[0]["commands"]
+    return grown(sizes, found, early)
+
+
+def grown(sizes: Sequence[int], found: list[Metrics], early: int) -> list[Metrics]:
+    """*found* with what a longer run takes, over the one of the size *early*."""
+    base = found[sizes.index(early)]
     for size, metrics in zip(sizes, found, strict=True):
-        metrics["grown_commands"] = metrics["commands"] / first["commands"]
         if size > early:
             metrics["times_cpu"] = metrics["cpu_ms"] * size / (base["cpu_ms"] * early)
             metrics["times_wall"] = size / metrics["per_s"] / (early / base["per_s"])
@@ -259,7 +271,7 @@ async def redis_fans(data: Path, *, sizes: Sequence[int]) -> list[Metrics]:
     `times_wall` as wall."""
     found: list[Metrics] = []
     with redis_server(data) as server:
-        async with opened(server, remote=True):
+        async with opened(server.url, remote=True):
             await warm("fan")
             for size in sizes:
                 with ServerMeter(server) as meter:
@@ -271,7 +283,7 @@ async def redis_fans(data: Path, *, sizes: Sequence[int]) -> list[Metrics]:
     return found
 
 
-async def redis_record(data: Path, *, url: str, due: float) -> list[Metrics]:
+async def remote_record(data: Path, *, url: str, due: float) -> list[Metrics]:
     """A run of 3,000 steps that then sleeps; its process ends here."""
     async with app.open(store=url, queue_service="store", work=Work()):
         flow = Flow(run=str(due), steps=LONG)
@@ -286,9 +298,9 @@ async def redis_replay(data: Path) -> list[Metrics]:
     with redis_server(data) as server:
         due = time.time() + REST_S
         options = json.dumps({"data": str(data), "url": server.url, "due": due})
-        command = [sys.executable, "-m", "bench.child", "redis_record", options]
+        command = [sys.executable, "-m", "bench.child", "remote_record", options]
         subprocess.run(command, check=True, timeout=120, stdout=subprocess.DEVNULL)
-        async with opened(server, remote=True):
+        async with opened(server.url, remote=True):
             await warm("listed")
             executed.clear()
             await asyncio.sleep(max(0.0, due - 0.2 - time.time()))
@@ -317,48 +329,59 @@ async def redis_sleepers(data: Path, *, runs: int, rest_s: int) -> list[Metrics]
     """Runs that are due together: each is woken once; how late their timers fire (until nothing
     holds them back but a worker), how late their next steps begin, and what they take of memory.
     CPU counts their start, too."""
-    global due_at
     with redis_server(data) as server:
-        async with opened(server, remote=True):
+        async with opened(server.url, remote=True):
             await warm("rpc")
-            rss, memory = rss_mb(), server.usage().memory_mb
-            due_at = float(int(time.time()) + rest_s)
-            handles: list[Any] = []
-
-            async def one(i: int) -> None:
-                handles.append(await begin("nap", f"r-{i}", int(due_at)))
-
             with ServerMeter(server) as meter:
-                await pool(runs, 100, one)
-                while server.timers() < runs:
-                    await asyncio.sleep(0.1)
-                if time.time() > due_at:
-                    raise AssertionError(f"{runs} runs did not fall asleep within {rest_s} s")
-                asleep_mb, kept_mb = rss_mb() - rss, server.usage().memory_mb - memory
-                await asyncio.sleep(max(0.0, due_at - 0.3 - time.time()))
-                with watched(server) as left:
-                    results = await asyncio.gather(*[handle.result() for handle in handles])
-    if results != [0] * runs or len(woken) != runs:
-        raise AssertionError(f"{runs} sleepers were woken {len(woken)} times")
-    fired = next(at for at, count in left if at > due_at and count <= runs // 100)
-    metrics = meter.per_step(runs)
+                found = await sleep_together(
+                    runs, rest_s, server.timers, lambda: server.usage().memory_mb
+                )
+    metrics = meter.per_step(runs) | found
     metrics.pop("per_s")
-    metrics["fired_p99_ms"] = (fired - due_at) * 1e3
-    metrics["late_p99_ms"] = sorted(woken)[int(runs * 0.99)] * 1e3
-    metrics["kb_run"] = asleep_mb * 1024 / runs
-    metrics["server_kb_run"] = kept_mb * 1024 / runs
     return [metrics]
 
 
+async def sleep_together(
+    runs: int, rest_s: int, timers: Callable[[], int], server_mb: Callable[[], float]
+) -> Metrics:
+    """Start the runs, have them sleep and wake at one time, and wait for their results."""
+    global due_at
+    rss, kept_mb = rss_mb(), server_mb()
+    due_at = float(int(time.time()) + rest_s)
+    handles: list[Any] = []
+
+    async def one(i: int) -> None:
+        handles.append(await begin("nap", f"r-{i}", int(due_at)))
+
+    await pool(runs, 100, one)
+    while timers() < runs:
+        await asyncio.sleep(0.1)
+    if time.time() > due_at:
+        raise AssertionError(f"{runs} runs did not fall asleep within {rest_s} s")
+    asleep_mb, kept_mb = rss_mb() - rss, server_mb() - kept_mb
+    await asyncio.sleep(max(0.0, due_at - 0.3 - time.time()))
+    with watched(timers) as left:
+        results = await asyncio.gather(*[handle.result() for handle in handles])
+    if results != [0] * runs or len(woken) != runs:
+        raise AssertionError(f"{runs} sleepers were woken {len(woken)} times")
+    fired = next(at for at, count in left if at > due_at and count <= runs // 100)
+    return {
+        "fired_p99_ms": (fired - due_at) * 1e3,
+        "late_p99_ms": sorted(woken)[int(runs * 0.99)] * 1e3,
+        "kb_run": asleep_mb * 1024 / runs,
+        "server_kb_run": kept_mb * 1024 / runs,
+    }
+
+
 @contextmanager
-def watched(server: Server) -> Generator[list[tuple[float, int]]]:
+def watched(timers: Callable[[], int]) -> Generator[list[tuple[float, int]]]:
     """How many timers are left, looked at again and again from a thread."""
     seen: list[tuple[float, int]] = []
     over = threading.Event()
 
     def look() -> None:
         while not over.wait(LOOK_EVERY_S):
-            seen.append((time.time(), server.timers()))
+            seen.append((time.time(), timers()))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -382,7 +405,7 @@ async def redis_workers(
         folder = data / str(count)
         folder.mkdir()
         with redis_server(folder) as server, ExitStack() as stack:
-            workers = [stack.enter_context(Worker(server)) for _ in range(count)]
+            workers = [stack.enter_context(Worker(server.url)) for _ in range(count)]
             async with app.open(store=server.url, queue_service="store"):
                 await warm(workflow)
                 before = sum(worker.cpu() for worker in workers)
@@ -405,10 +428,10 @@ async def redis_workers(
 class Worker:
     """A worker in a process of its own, which says what it used and what it executed."""
 
-    def __init__(self, server: Server) -> None:
-        options = json.dumps({"data": ".", "url": server.url})
+    def __init__(self, url: str) -> None:
+        options = json.dumps({"data": ".", "url": url})
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.child", "redis_worker", options],
+            [sys.executable, "-m", "bench.child", "remote_worker", options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -437,7 +460,7 @@ class Worker:
         return json.loads(self._process.stdout.readline())
 
 
-async def redis_worker(data: Path, *, url: str) -> list[Metrics]:
+async def remote_worker(data: Path, *, url: str) -> list[Metrics]:
     """What a `Worker` starts: works and answers until its stdin ends."""
     answers: dict[str, Callable[[], object]] = {
         "ready": lambda: True,

@@ -20,6 +20,7 @@ from tests.servers.postgres import PostgresAt
 
 from pikku._records import (
     CancelRun,
+    FireTimers,
     Op,
     ReapSessions,
     Settle,
@@ -702,6 +703,32 @@ async def test_a_batch_costs_the_same_statements_whatever_its_size(
         assert {result.code for result in reply.results} == {"ok"}
         costs.append(len(counted))
     assert costs == [4, 4, 4], counted  # with BEGIN and COMMIT
+
+
+async def test_timers_cost_the_same_statements_however_many_are_due(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened()
+    store.beat("s1", LEASE_US)
+    nap = write("nap", "scheduled", kind="sleep", wait_us=1)
+    counted: list[str] = []
+    execute = psycopg.Cursor.execute
+
+    def counting(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+        counted.append(str(query))
+        return execute(self, query, *args, **options)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", counting)
+    costs: list[int] = []
+    for size in (2, 40):
+        runs = [f"r{size}-{number}" for number in range(size)]
+        await must(store, "s1", *(new_run(run_id, claim=True) for run_id in runs))
+        await must(store, "s1", *(turn(each, 1, asks=[nap]) for each in runs))
+        counted.clear()
+        await must(store, "s2", FireTimers())
+        costs.append(len(counted))
+        assert (await step_of(store, runs[-1], "nap")).status == "succeeded"
+    assert costs[0] == costs[1], counted
 
 
 async def test_tables_that_grow_are_not_read_through(opened: Open, postgres_url: str) -> None:

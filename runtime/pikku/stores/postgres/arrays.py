@@ -33,6 +33,8 @@ def _quoted(text: str) -> str:
 
 def columns(kinds: str, rows: Sequence[Sequence[Any]]) -> list[str]:
     """The columns of *rows*; a letter of *kinds* for each: `n`umbers, `t`exts, `b` truth values."""
+    if not rows:
+        return ["{}"] * len(kinds)
     by_column = zip(*rows, strict=True)
     return [_BY_KIND[kind](column) for kind, column in zip(kinds, by_column, strict=True)]
 

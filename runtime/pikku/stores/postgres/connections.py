@@ -23,6 +23,13 @@ IDLE_IN_TRANSACTION_MS = 5_000
 """For how long a process may stand still with rows locked: shorter than a lease by default, so that
 one that is frozen keeps nobody from taking its runs over."""
 IDLE_AT_MOST = f"SET idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS}".encode()
+BY_INDEX = (
+    b"SELECT set_config(name, 'off', false)"
+    b" FROM unnest('{enable_seqscan,enable_hashjoin,enable_mergejoin,jit}'::text[]) AS name"
+)
+"""Every row that a transition touches is found by an index. A prepared statement keeps the plan of
+its first executions, when the tables may have been empty: left to itself the server would read all
+of a table that has grown, until it is analysed."""
 CONNECT_SECONDS = 10
 SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,47}")
 
@@ -96,8 +103,11 @@ def address_of(url: str) -> Address:
 _HINT = "postgresql://user:password@host:5432/database"
 
 
-def connect(address: Address) -> Connection[Row]:
+def connect(address: Address, *, writes: bool = False) -> Connection[Row]:
     """A connection that commits by itself unless told to `BEGIN`.
+
+    Args:
+        writes: whether transitions are made on it.
 
     Raises:
         StoreError: and its kinds, if there is none to be had.
@@ -109,6 +119,8 @@ def connect(address: Address) -> Connection[Row]:
         connection.prepared_max = 512
         if not address.pooled:
             connection.execute(IDLE_AT_MOST)
+            if writes:
+                connection.execute(BY_INDEX)
     except psycopg.Error as error:
         raise translated(error, address) from error
     return connection

@@ -18,9 +18,15 @@ SELECT pg_current_xact_id()::text
 -- lock_runs --
 SELECT {runs} FROM {schema}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id FOR NO KEY UPDATE
 
--- lock_known --
-SELECT run_id, touched FROM {schema}.runs WHERE number = ANY(%s::bigint[]) ORDER BY run_id
-FOR NO KEY UPDATE
+-- begin_known --
+WITH begun AS MATERIALIZED (
+    SELECT coalesce(%s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now_us,
+        (SELECT true FROM {schema}.sessions WHERE session = %s FOR KEY SHARE) AS alive,
+        pg_current_xact_id()::text AS xid
+)
+SELECT now_us, alive, xid, run_id, touched
+FROM begun CROSS JOIN {schema}.runs WHERE number = ANY(%s::bigint[]) ORDER BY run_id
+FOR NO KEY UPDATE OF runs
 
 -- lock_numbered --
 SELECT {runs} FROM {schema}.runs WHERE number = ANY(%s::bigint[]) ORDER BY run_id FOR NO KEY UPDATE
@@ -32,40 +38,63 @@ SELECT {runs} FROM {schema}.runs WHERE owner = %s ORDER BY number LIMIT %s FOR N
 SELECT nextval(pg_get_serial_sequence('{schema}.runs', 'number')) FROM generate_series(1, %s)
 
 -- add_runs --
-INSERT INTO {schema}.runs (
-    number, run_id, workflow, status, version, inline, run_attempt, owner, queued, tags, started_by,
-    created_us, updated_us, parent, parent_step, depth, pinned, forked_from
+WITH added AS (
+    INSERT INTO {schema}.runs (
+        number, run_id, workflow, status, version, inline, run_attempt, owner, queued, tags, started_by,
+        created_us, updated_us, parent, parent_step, depth, pinned, forked_from
+    )
+    SELECT
+        number, run_id, workflow, status, version, inline, run_attempt, owner, queued,
+        ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)), started_by, created_us, updated_us, parent,
+        parent_step, depth, pinned, forked_from
+    FROM unnest(
+        %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::boolean[], %s::integer[],
+        %s::text[], %s::boolean[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[],
+        %s::text[], %s::integer[], %s::boolean[], %s::text[]
+    ) AS added (
+        number, run_id, workflow, status, version, inline, run_attempt, owner, queued, tags, started_by,
+        created_us, updated_us, parent, parent_step, depth, pinned, forked_from
+    )
 )
-SELECT
-    number, run_id, workflow, status, version, inline, run_attempt, owner, queued,
-    ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)), started_by, created_us, updated_us, parent,
-    parent_step, depth, pinned, forked_from
-FROM unnest(
-    %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::boolean[], %s::integer[],
-    %s::text[], %s::boolean[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[],
-    %s::text[], %s::integer[], %s::boolean[], %s::text[]
-) AS added (
-    number, run_id, workflow, status, version, inline, run_attempt, owner, queued, tags, started_by,
-    created_us, updated_us, parent, parent_step, depth, pinned, forked_from
-)
-
--- add_values --
 INSERT INTO {schema}.run_values (run, input) SELECT * FROM unnest(%s::bigint[], %s::text[])
 
 -- save_turns --
-UPDATE {schema}.runs AS run
-SET touched = saved.touched, turn = saved.turn, deliveries = saved.deliveries,
-    updated_us = saved.updated_us
-FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
-    AS saved (number, touched, turn, deliveries, updated_us)
-WHERE run.number = saved.number
-
--- touch_runs --
-UPDATE {schema}.runs AS run SET touched = saved.touched
-FROM unnest(%s::bigint[], %s::bigint[]) AS saved (number, touched)
-WHERE run.number = saved.number
+WITH turned AS (
+    UPDATE {schema}.runs AS run
+    SET touched = saved.touched, turn = saved.turn, deliveries = saved.deliveries,
+        updated_us = saved.updated_us
+    FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[])
+        AS saved (number, touched, turn, deliveries, updated_us)
+    WHERE run.number = saved.number
+), saved AS (
+    UPDATE {schema}.steps AS step SET
+        status = saved.status, attempt = saved.attempt, failures = saved.failures, lost = saved.lost,
+        result = saved.result, error = saved.error, worker = saved.worker, due_us = saved.due_us,
+        started_us = saved.started_us, finished_us = saved.finished_us, delivery = saved.delivery,
+        queue = saved.queue, job = saved.job, handled = saved.handled, progress = saved.progress
+    FROM unnest(
+        %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
+        %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
+        %s::text[], %s::boolean[], %s::text[]
+    ) AS saved (
+        run, key, status, attempt, failures, lost, result, error, worker, due_us, started_us,
+        finished_us, delivery, queue, job, handled, progress
+    )
+    WHERE step.run = saved.run AND step.key = saved.key
+)
+INSERT INTO {schema}.steps SELECT * FROM unnest(
+    %s::bigint[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::bigint[],
+    %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::text[],
+    %s::boolean[], %s::text[], %s::bigint[]
+)
 
 -- save_runs --
+WITH valued AS (
+    UPDATE {schema}.run_values AS kept SET output = saved.output, error = saved.error
+    FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS saved (run, output, error)
+    WHERE kept.run = saved.run
+)
 UPDATE {schema}.runs AS run
 SET touched = saved.touched, status = saved.status, run_attempt = saved.run_attempt,
     owner = saved.owner, queued = saved.queued, turn = saved.turn, turned_by = saved.turned_by,
@@ -82,11 +111,6 @@ FROM unnest(
     finished_us, cancel_us, cancel_kind, cancel_reason, cancel_delivery, suspend_reason
 )
 WHERE run.number = saved.number
-
--- save_values --
-UPDATE {schema}.run_values AS kept SET output = saved.output, error = saved.error
-FROM unnest(%s::bigint[], %s::text[], %s::text[]) AS saved (run, output, error)
-WHERE kept.run = saved.run
 
 -- put_run --
 UPDATE {schema}.runs SET
@@ -117,30 +141,6 @@ JOIN {schema}.steps AS step ON step.run = wanted.run AND step.key = wanted.key
 SELECT {steps} FROM unnest(%s::text[], %s::text[]) AS wanted (run_id, key)
 JOIN {schema}.runs AS run ON run.run_id = wanted.run_id
 JOIN {schema}.steps AS step ON step.run = run.number AND step.key = wanted.key
-
--- add_steps --
-INSERT INTO {schema}.steps SELECT * FROM unnest(
-    %s::bigint[], %s::text[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::bigint[],
-    %s::bigint[], %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[], %s::text[],
-    %s::boolean[], %s::text[], %s::bigint[]
-)
-
--- save_steps --
-UPDATE {schema}.steps AS step SET
-    status = saved.status, attempt = saved.attempt, failures = saved.failures, lost = saved.lost,
-    result = saved.result, error = saved.error, worker = saved.worker, due_us = saved.due_us,
-    started_us = saved.started_us, finished_us = saved.finished_us, delivery = saved.delivery,
-    queue = saved.queue, job = saved.job, handled = saved.handled, progress = saved.progress
-FROM unnest(
-    %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
-    %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[],
-    %s::text[], %s::boolean[], %s::text[]
-) AS saved (
-    run, key, status, attempt, failures, lost, result, error, worker, due_us, started_us,
-    finished_us, delivery, queue, job, handled, progress
-)
-WHERE step.run = saved.run AND step.key = saved.key
 
 -- save_input --
 UPDATE {schema}.steps SET input = %s, digest = %s WHERE run = %s AND key = %s
@@ -248,11 +248,17 @@ SELECT queue FROM (
     FROM unnest(%s::text[]) AS wanted (queue)
 ) AS looked WHERE filled
 
--- add_watcher --
-INSERT INTO {schema}.watchers (run, session) VALUES (%s, %s) ON CONFLICT DO NOTHING
+-- add_watchers --
+INSERT INTO {schema}.watchers (run, session) SELECT * FROM unnest(%s::bigint[], %s::text[])
+ON CONFLICT DO NOTHING
 
--- take_watchers --
-DELETE FROM {schema}.watchers WHERE run = ANY(%s::bigint[]) RETURNING run, session
+-- find_watchers --
+SELECT run.run_id, watchers.session
+FROM {schema}.runs AS run JOIN {schema}.watchers ON watchers.run = run.number
+WHERE run.run_id = ANY(%s::text[])
+
+-- drop_watchers --
+DELETE FROM {schema}.watchers WHERE run = ANY(%s::bigint[])
 
 -- post --
 INSERT INTO {schema}.inbox (session, run_id, number, key, what, status, result, error, attempt)
@@ -316,15 +322,15 @@ SELECT session FROM {schema}.holds WHERE name = %s ORDER BY session
 SELECT pg_notify(%s, %s)
 
 -- load_run --
-SELECT {whole_runs} FROM {schema}.runs AS run JOIN {schema}.run_values AS kept ON kept.run = run.number
+SELECT {whole_runs} FROM {schema}.runs AS run LEFT JOIN {schema}.run_values AS kept ON kept.run = run.number
 WHERE run.run_id = %s
 
 -- find_run --
-SELECT {whole_runs} FROM {schema}.runs AS run JOIN {schema}.run_values AS kept ON kept.run = run.number
+SELECT {whole_runs} FROM {schema}.runs AS run LEFT JOIN {schema}.run_values AS kept ON kept.run = run.number
 WHERE run.run_id = %(run_id)s
 
 -- list_runs --
-SELECT {whole_runs} FROM {schema}.runs AS run JOIN {schema}.run_values AS kept ON kept.run = run.number
+SELECT {whole_runs} FROM {schema}.runs AS run LEFT JOIN {schema}.run_values AS kept ON kept.run = run.number
 WHERE (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
     AND (%(status)s::text IS NULL OR status = %(status)s)
     AND (%(before_us)s::bigint IS NULL OR created_us < %(before_us)s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
 import time
@@ -17,6 +18,7 @@ from pikku._clock import Clock, SystemClock
 from pikku._records import (
     NOT_ASKED,
     CreateRun,
+    Delivery,
     Examination,
     HistoryEntry,
     Job,
@@ -113,7 +115,9 @@ class PostgresStore:
     async def open(self) -> None:
         if self._writer is not None:
             return
-        writer = ConnectionThread(self._connect, self._translated, "pikku-postgres-writer")
+        writer = ConnectionThread(
+            lambda: connect(self._address, writes=True), self._translated, "pikku-postgres-writer"
+        )
         reader = ConnectionThread(self._connect, self._translated, "pikku-postgres-reader")
         await asyncio.to_thread(writer.start)
         try:
@@ -215,19 +219,19 @@ class PostgresStore:
         reply: Reply | None = None
         try:
             with connection.pipeline():
-                connection.execute("BEGIN")
+                connection.execute(_BEGIN)
                 if self._address.pooled:
                     connection.execute(_SET_IDLE)
                 now_us = None if self._given_clock is None else self._given_clock.now_us()
                 work.prefetch(ops, now_us, trusting=trusting)
-                results = [carry_out(work, op) for op in ops]
+                results = [_carried_out(work, op) for op in ops]
                 work.flush()
                 claimed, jobs, more = self._claim(work, want)
-                asks = MAIL in want or not ops or session in work.told
+                asks = MAIL in want or not ops or any(_of_a_run(word) for word in work.own_mail)
                 asks = asks or any(result.code == "conflict" for result in results)
-                inbox = work.read_inbox() if asks else []
+                inbox = [*(work.read_inbox() if asks else ()), *work.own_mail]
                 due = work.next_due() if work.moved_timers or not ops else NOT_ASKED
-                self._announce(connection, work, session, more, claimed=want)
+                self._announce(connection, work, more, claimed=want)
                 alive = work.session_exists()
                 more |= work.pushed - want.keys()
                 reply = Reply(results, claimed, inbox, due, alive, jobs, sorted(more))
@@ -235,7 +239,9 @@ class PostgresStore:
                 connection.execute("COMMIT")
         except BaseException as error:
             self._cache.clear()
-            if committing and reply is not None and work.xid is not None and _is_lost(connection):
+            # Whatever is told instead of the answer, be it that the server ends the connection: the
+            # commit may have been made before.
+            if committing and reply is not None and work.xid is not None:
                 self._unknown = Unknown(work.xid, ops, reply)
             if not connection.closed:
                 _roll_back(connection)
@@ -254,11 +260,14 @@ class PostgresStore:
         queues = [queue for queue in want if queue != MAIL]
         if not queues or not work.session_exists():
             return claimed, jobs, set()
-        filled = work.filled(queues)
-        asked = [queue for queue in queues if want[queue] and queue in filled]
-        if not asked or not work.hold_session():
-            return claimed, jobs, filled
-        for queue in asked:
+        if work.xid is None:  # nothing is written yet, nor for work that is asked for in vain
+            filled = work.filled(queues)
+            queues = [queue for queue in queues if queue in filled]
+            if not any(want[queue] for queue in queues) or not work.hold_session():
+                return claimed, jobs, filled
+        for queue in queues:
+            if not want[queue]:
+                continue
             if queue.startswith(JOBS):
                 jobs += work.claim_jobs(queue.removeprefix(JOBS), want[queue])
             else:
@@ -269,7 +278,6 @@ class PostgresStore:
         self,
         connection: Connection[Row],
         work: PostgresWorkspace,
-        session: str,
         more: set[str],
         *,
         claimed: Mapping[str, int],
@@ -277,9 +285,8 @@ class PostgresStore:
         """Tell who waits, once the commit is made, but not of what the session has just emptied."""
         queues = {queue for queue in work.pushed if queue in more or queue not in claimed}
         queues |= {queue for queue in more if claimed.get(queue) == 0}
-        sessions = work.told - {session}
-        if queues or sessions:
-            self._words.say(connection, queues, sessions)
+        if queues or work.told:
+            self._words.say(connection, queues, work.told)
 
     def _resolve(self, connection: Connection[Row]) -> Reply | None:
         """What the commit has told that was never answered, if it was made.
@@ -416,6 +423,9 @@ class PostgresStore:
         return await self._reader.run(function, again=True)
 
 
+# What was decided after a lock was had goes by what was committed before it.
+_BEGIN = b"BEGIN ISOLATION LEVEL READ COMMITTED"
+_ROLLBACKS = itertools.count()
 _SET_IDLE = IDLE_AT_MOST.replace(b"SET ", b"SET LOCAL ")
 
 
@@ -427,13 +437,20 @@ def _snapshot(connection: Connection[Row]) -> Generator[None, None, None]:
         yield
 
 
-def _is_lost(connection: Connection[Row]) -> bool:
-    return connection.closed or connection.broken
+def _carried_out(work: PostgresWorkspace, op: Op) -> OpResult:
+    """What comes of *op*. A commit that is refused, or was made before, adds no steps: those that
+    it asks for may be there, and a timer or a job of theirs be next."""
+    taken = work.take_for_new(op)
+    result = carry_out(work, op)
+    work.doubt(taken)
+    return result
 
 
 def _roll_back(connection: Connection[Row]) -> None:
+    """Undo the transaction. An error in it keeps statements from being prepared that psycopg takes
+    for prepared; it forgets them all at a rollback, but only at one that it has not seen before."""
     try:
-        connection.execute("ROLLBACK")
+        connection.execute(f"ROLLBACK -- {next(_ROLLBACKS)}".encode())
     except psycopg.Error:
         connection.close()
 
@@ -446,6 +463,11 @@ def _fate(connection: Connection[Row], xid: str) -> str | None:
     except errors.InvalidParameterValue:
         return None
     return None if row is None else row[0]
+
+
+def _of_a_run(word: Delivery) -> bool:
+    """Whether the word is for a run, so that none for the same run may come after it."""
+    return word.what != "ended"
 
 
 def _joined(earlier: Reply, reply: Reply) -> Reply:

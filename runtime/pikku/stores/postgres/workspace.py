@@ -11,6 +11,7 @@ from typing import Any
 from psycopg import Connection, Cursor
 
 from pikku._records import (
+    FINAL_STATUSES,
     BeginStep,
     CancelRun,
     Commit,
@@ -63,7 +64,8 @@ COLUMNS = {
     "runs": ", ".join(_RUN_COLUMNS),
     "runs_of_run": ", ".join(f"run.{name}" for name in _RUN_COLUMNS),
     "whole_runs": ", ".join(
-        [*(f"run.{name}" for name in _RUN_COLUMNS), "input", "output", "error"]
+        # Of a damaged run the values may be missing: it is there, and fails by its input.
+        [*(f"run.{name}" for name in _RUN_COLUMNS), "coalesce(input, '')", "output", "error"]
     ),
     "steps": ", ".join(f"step.{name}" for name in _STEP_COLUMNS),
 }
@@ -115,6 +117,8 @@ class PostgresWorkspace:
         self._entries: list[Row] = []
         self._jobs: list[Row] = []
         self._mail: list[Row] = []
+        self._watched: list[Row] = []
+        self._unwatched: list[int] = []
         # What is known once it was asked.
         self._mail_for: set[str] | None = None
         self._watchers: dict[str, list[str]] = {}
@@ -122,6 +126,8 @@ class PostgresWorkspace:
         self._lost_timers: set[str] = set()
         self.pushed: set[str] = set()
         self.told: set[str] = set()
+        self.own_mail: list[Delivery] = []
+        self._own_mail_for: set[str] = set()
         self.moved_timers = False
 
     # --- before the transitions -----------------------------------------------------------------
@@ -139,6 +145,7 @@ class PostgresWorkspace:
         names: dict[str, None] = {}
         wanted: dict[Place, None] = {}
         whole: dict[str, None] = {}
+        ending: dict[str, None] = {}
         created = 0
         for op in ops:
             if isinstance(op, Commit):
@@ -152,10 +159,10 @@ class PostgresWorkspace:
                 for key in op.calls_off:
                     wanted[run_id, key] = None
                 for write in op.asks:
-                    if trusting and write.attempt == 1:
-                        self._steps[run_id, write.key] = None
-                    else:
+                    if not trusting or write.attempt > 1:
                         wanted[run_id, write.key] = None
+                if op.settle is not None and op.settle.status in FINAL_STATUSES:
+                    ending[run_id] = None
             elif isinstance(op, (CreateRun, WatchRun, PutRun)):
                 names[op.run_id] = whole[op.run_id] = None
                 created += not isinstance(op, WatchRun)
@@ -169,17 +176,21 @@ class PostgresWorkspace:
                 cached = self._cache.runs.get(run_id)
                 if cached is not None and run_id not in whole:
                     known[run_id] = cached.number
-        beginning = self._execute("begin" if ops else "look", now_us, self.session)
-        rows_known = self._execute("lock_known", numbers(known.values())) if known else None
+        if known:
+            beginning = self._execute("begin_known", now_us, self.session, numbers(known.values()))
+        else:
+            beginning = self._execute("begin" if ops else "look", now_us, self.session)
         others = [run_id for run_id in names if run_id not in known]
         rows = self._execute("lock_runs", texts(others)) if others else None
         new = self._execute("new_numbers", created) if created else None
         steps = self._find_steps(list(wanted), known)
-        first = beginning.fetchone()
-        assert first is not None
-        self.now_us, self._alive, self.xid = first[0], bool(first[1]), first[2]
-        if rows_known is not None:
-            self._take_known(known, rows_known.fetchall())
+        watchers = self._execute("find_watchers", texts(ending)) if ending else None
+        begun = beginning.fetchall()
+        if not begun:
+            raise StaleRowsError
+        self.now_us, self._alive, self.xid = begun[0][0], bool(begun[0][1]), begun[0][2]
+        if known:
+            self._take_known(known, [row[3:] for row in begun])
         if rows is not None:
             for run_id in others:
                 self._runs[run_id] = None
@@ -192,8 +203,25 @@ class PostgresWorkspace:
         for each in steps:
             for row in each.fetchall():
                 self._lend_step(row)
+        if watchers is not None:
+            self._know_watchers(ending, watchers.fetchall())
         if whole:
             self._give_values(list(whole))
+
+    def take_for_new(self, op: Op) -> list[Place]:
+        """Take the steps that *op* asks for, and that were not looked for, to be not there."""
+        if not isinstance(op, Commit):
+            return []
+        places = [(op.run_id, write.key) for write in op.asks]
+        taken = [place for place in places if place not in self._steps]
+        self._steps.update(dict.fromkeys(taken))
+        return taken
+
+    def doubt(self, taken: Sequence[Place]) -> None:
+        """Those of *taken* that were not added may be there after all: whoever asks looks again."""
+        for place in taken:
+            if self._steps[place] is None:
+                del self._steps[place]
 
     def _take_known(self, known: Mapping[str, int], rows: Sequence[Row]) -> None:
         touched: dict[str, int] = {run_id: touch for run_id, touch in rows}
@@ -254,6 +282,12 @@ class PostgresWorkspace:
         self._there.add(place)
         return step
 
+    def _know_watchers(self, run_ids: Iterable[str], rows: Sequence[Row]) -> None:
+        for run_id in run_ids:
+            self._watchers[run_id] = []
+        for run_id, session in rows:
+            self._watchers[run_id].append(session)
+
     def _give_values(self, run_ids: Sequence[str]) -> None:
         there = [self._numbers[each] for each in run_ids if self._runs.get(each) is not None]
         if there:
@@ -269,9 +303,7 @@ class PostgresWorkspace:
         if self._new_runs:
             self._flush_new_runs()
         if self._dirty_runs or self._dirty_steps:
-            self._flush_runs()
-        if self._dirty_steps:
-            self._flush_steps()
+            self._flush_changes()
         if self._dropped_timers:
             dropped = [self._numbers[run_id] for run_id in self._dropped_timers]
             self._execute("drop_timers", numbers(dropped))
@@ -288,10 +320,14 @@ class PostgresWorkspace:
             ("enqueue", "tn", self._entries),
             ("push_jobs", "tntn", self._jobs),
             ("post", "ttntttttn", self._mail),
+            ("add_watchers", "nt", self._watched),
         ):
             if rows:
                 self._execute(name, *columns(kinds, rows))
                 rows.clear()
+        if self._unwatched:
+            self._execute("drop_watchers", numbers(self._unwatched))
+            self._unwatched.clear()
 
     def _flush_new_runs(self) -> None:
         rows: list[Row] = []
@@ -301,40 +337,39 @@ class PostgresWorkspace:
             values.append((self._numbers[run_id], run.input))
             self._dirty_runs.pop(run_id, None)
             self._loaded_as[run_id] = _rare(run)
-        self._execute("add_runs", *columns("nttttbntbttnnttnbt", rows))
-        self._execute("add_values", *columns("nt", values))
+        self._execute("add_runs", *columns("nttttbntbttnnttnbt", rows), *columns("nt", values))
         self._new_runs.clear()
 
-    def _flush_runs(self) -> None:
+    def _flush_changes(self) -> None:
         turns: list[Row] = []
         whole: list[Row] = []
         values: list[Row] = []
-        touched: list[Row] = []
         for run_id, run in self._dirty_runs.items():
-            number = self._numbers[run_id]
-            touch = self._touched[run_id] = self._touched[run_id] + 1
             rare = _rare(run)
             if self._loaded_as[run_id] == rare:
-                turns.append((number, touch, run.turn, run.deliveries, run.updated_us))
+                turns.append(self._turned(run))
                 continue
-            whole.append((number, touch, *_saved(run)))
+            whole.append((*self._touch(run_id), *_saved(run)))
             if self._loaded_as[run_id][0] != run.status:
-                values.append((number, run.output, run.error))
+                values.append((self._numbers[run_id], run.output, run.error))
             self._loaded_as[run_id] = rare
         for run_id in {run_id for run_id, _ in self._dirty_steps} - self._dirty_runs.keys():
-            touch = self._touched[run_id] = self._touched[run_id] + 1
-            touched.append((self._numbers[run_id], touch))
-        for name, kinds, rows in (
-            ("save_turns", "nnnnn", turns),
-            ("save_runs", "nntntbntnnnnttnt", whole),
-            ("save_values", "ntt", values),
-            ("touch_runs", "nn", touched),
-        ):
-            if rows:
-                self._execute(name, *columns(kinds, rows))
+            stays = self._runs[run_id]
+            assert stays is not None
+            turns.append(self._turned(stays))
+        if whole:
+            self._execute("save_runs", *columns("ntt", values), *columns(_SAVED, whole))
         self._dirty_runs.clear()
+        self._flush_steps(turns)
 
-    def _flush_steps(self) -> None:
+    def _touch(self, run_id: str) -> tuple[int, int]:
+        touch = self._touched[run_id] = self._touched[run_id] + 1
+        return self._numbers[run_id], touch
+
+    def _turned(self, run: RunRecord) -> Row:
+        return (*self._touch(run.run_id), run.turn, run.deliveries, run.updated_us)
+
+    def _flush_steps(self, turns: Sequence[Row]) -> None:
         added: list[Row] = []
         saved: list[Row] = []
         for place, step in self._dirty_steps.items():
@@ -344,11 +379,14 @@ class PostgresWorkspace:
             else:
                 added.append((run, *step_values(step)))
                 self._there.add(place)
-        if saved:
-            self._execute("save_steps", *columns("nttnnntttnnnnttbt", saved))
-        if added:
-            self._execute("add_steps", *columns("ntntttnnnttttt" + "nnnnn" + "ttbtn", added))
         self._dirty_steps.clear()
+        if turns or saved or added:
+            self._execute(
+                "save_turns",
+                *columns("nnnnn", turns),
+                *columns("nttnnntttnnnnttbt", saved),
+                *columns("ntntttnnnttttt" + "nnnnn" + "ttbtn", added),
+            )
 
     def remember(self) -> None:
         """After the commit: keep at hand only what the next commits of the same runs need."""
@@ -426,12 +464,13 @@ class PostgresWorkspace:
         steps = self._execute("load_steps", wanted)
         whole: dict[int, RunRecord] = {}
         found: dict[int, list[StepRecord]] = {}
-        for number, *rest in values.fetchall():
-            run = self._runs[self._names[number]]
+        for run_id in run_ids:
+            run = self._runs[run_id]
             assert run is not None
-            whole[number] = copy_run(run)
+            whole[self._numbers[run_id]] = copy_run(run)
+            found[self._numbers[run_id]] = []
+        for number, *rest in values.fetchall():
             whole[number].input, whole[number].output, whole[number].error = rest
-            found[number] = []
         for row in steps.fetchall():
             found[row[0]].append(StepRecord(*row[1:]))
         return [
@@ -491,8 +530,8 @@ class PostgresWorkspace:
             self.add_run(run)
         self.flush()
         number = self._numbers[run_id]
-        touch = self._touched[run_id] = self._touched[run_id] + 1
-        self._execute("save_runs", *columns("nntntbntnnnnttnt", [(number, touch, *_saved(run))]))
+        saved = (*self._touch(run_id), *_saved(run))
+        self._execute("save_runs", *columns("ntt", []), *columns(_SAVED, [saved]))
         self._execute("put_run", *_put(run), number)
         self._execute("put_values", number, run.input, run.output, run.error)
         self._runs[run_id] = run
@@ -571,7 +610,7 @@ class PostgresWorkspace:
         self._timers[timer.run_id, timer.key, timer.kind] = timer.due_us
 
     def drop_timers(self, run_id: str) -> None:
-        self.moved_timers = True
+        # Who waits for one that is gone looks in vain once: cheaper than to ask for the next now.
         for place in [place for place in self._timers if place[0] == run_id]:
             del self._timers[place]
         self._dropped_timers[run_id] = None
@@ -585,6 +624,13 @@ class PostgresWorkspace:
         if strangers:
             for row in self._execute("lock_numbered", numbers(strangers)).fetchall():
                 self._lend(row)
+        places = [(self._names[number], key) for _, number, key, _ in rows if key]
+        unseen = [place for place in dict.fromkeys(places) if place not in self._steps]
+        if unseen:
+            wanted = columns("nt", [(self._numbers[run_id], key) for run_id, key in unseen])
+            self._steps.update(dict.fromkeys(unseen))
+            for row in self._execute("find_steps", *wanted).fetchall():
+                self._lend_step(row)
         self._lost_timers.clear()
         for due_us, number, key, kind in rows:
             run_id = self._names[number]
@@ -600,25 +646,41 @@ class PostgresWorkspace:
         self.pushed.add(f"jobs:{queue}")
 
     def post(self, session: str, delivery: Delivery) -> None:
-        self._mail.append((session, *delivery))
-        self.told.add(session)
-        if session == self.session and self._mail_for is not None:
-            self._mail_for.add(delivery.run_id)
+        if session == self.session:
+            self.own_mail.append(delivery)  # it comes with the reply
+            self._own_mail_for.add(delivery.run_id)
+        else:
+            self._mail.append((session, *delivery))
+            self.told.add(session)
 
     def has_mail(self, run_id: str) -> bool:
+        if run_id in self._own_mail_for:
+            return True
         if self._mail_for is None:
             self.flush()
             self._mail_for = {row[0] for row in self._execute("has_mail", self.session).fetchall()}
         return run_id in self._mail_for
 
     def add_watcher(self, run_id: str) -> None:
-        self._execute("add_watcher", self._numbers[run_id], self.session)
+        self._watched.append((self._numbers[run_id], self.session))
+        watchers = self._watchers.get(run_id)
+        if watchers is not None and self.session not in watchers:
+            watchers.append(self.session)
 
     def take_watchers(self, run_id: str) -> Iterable[str]:
-        rows = self._execute("take_watchers", numbers([self._numbers[run_id]])).fetchall()
-        return [session for _, session in rows]
+        if run_id not in self._watchers:
+            self.flush()
+            rows = self._execute("find_watchers", texts([run_id])).fetchall()
+            self._know_watchers([run_id], rows)
+        watchers = self._watchers[run_id]
+        if watchers:
+            self._unwatched.append(self._numbers[run_id])
+            self._watchers[run_id] = []
+        return watchers
 
     def session_alive(self, session: str) -> bool:
+        if session == self.session and self.xid is not None and self._alive:
+            return True  # it is held, and speaks
         if session not in self._living:
             row = self._execute("hold_live_session", session, self.now_us).fetchone()
             self._living[session] = row is not None
@@ -642,6 +704,10 @@ class PostgresWorkspace:
 
     def drop_session(self, session: str) -> None:
         self.flush()
+        if session == self.session:  # it came too late itself, and takes nothing from now on
+            self._alive = False
+            self.own_mail.clear()
+            self._own_mail_for.clear()
         self._execute_named("drop_session", {"session": session})
 
     def advertise(self, holds: Iterable[str]) -> None:
@@ -688,6 +754,8 @@ def _added_run(run: RunRecord) -> Row:
     )
 
 
+# Of `save_runs`: the number, `touched`, and what `_saved` gives.
+_SAVED = "nntntbntnnnnttnt"
 # What most commits leave as it was.
 _rare: Callable[[RunRecord], Row] = operator.attrgetter(
     "status", "owner", "queued", "run_attempt", "cancel_us", "turned_by"
