@@ -188,7 +188,7 @@ class App(Generic[S_co]):
     def open(
         self,
         *,
-        store: str | None = None,
+        store: str | Store | None = None,
         services: Any = None,
         options: EngineOptions | None = None,
         queue_service: Literal["none", "store"] | None = None,
@@ -197,7 +197,8 @@ class App(Generic[S_co]):
         """`async with app:` with some settings replaced.
 
         Args:
-            store: the URL of the store, instead of the configured one.
+            store: the URL of the store, instead of the configured one; or a store of one's own,
+                not yet open, which the app opens and closes.
             services: an object to use instead of what the services factory makes.
             options: how the engine works; the defaults are meant to be left alone.
             queue_service: `"store"` leaves runs to workers, instead of what is configured.
@@ -206,13 +207,23 @@ class App(Generic[S_co]):
 
         @asynccontextmanager
         async def opening() -> AsyncGenerator[Self, None]:
-            self._open = await self._opened(
-                {"store": store, "queue_service": queue_service}, services, options, work=work
-            )
-            try:
-                yield self
-            finally:
-                await self.__aexit__(None, None, None)
+            named = store if store is None or isinstance(store, str) else None
+            own = None if store is None or isinstance(store, str) else store
+            async with AsyncExitStack() as stack:
+                if own is not None and self._open is None:
+                    await own.open()
+                    stack.push_async_callback(own.close)
+                self._open = await self._opened(
+                    {"store": named, "queue_service": queue_service},
+                    services,
+                    options,
+                    store=None if self._open is not None else own,
+                    work=work,
+                )
+                try:
+                    yield self
+                finally:
+                    await self.__aexit__(None, None, None)
 
         return opening()
 
@@ -354,7 +365,7 @@ class App(Generic[S_co]):
             RunIdError: *run_id* cannot be one.
             RunConflictError: the id belongs to another start.
             DurationError: *delay* is no duration.
-            DeclarationError: *tags* or *started_by* cannot be.
+            DeclarationError: *tags*, *started_by* or *pinned* cannot be.
             AppNotOpenError: outside `async with app:`.
             StoreError: the store does not take it, or did not answer: then there may be a run, and
                 starting it again under a *run_id* of one's own finds it.
@@ -371,7 +382,7 @@ class App(Generic[S_co]):
             tags=_checked_tags(tags, where),
             delay_us=None if delay is None else duration_us(delay),
             started_by=_checked_person(started_by, where),
-            pinned=pinned,
+            pinned=_checked_flag(pinned, where),
         )
         return Run(made, name, lambda: self.opened)
 
@@ -422,7 +433,7 @@ class App(Generic[S_co]):
             tags=_checked_tags(tags, where),
             delay_us=None if delay is None else duration_us(delay),
             started_by=_checked_person(started_by, where),
-            pinned=pinned,
+            pinned=_checked_flag(pinned, where),
         )
         return Run(made, name, lambda: self.opened)
 
@@ -547,7 +558,8 @@ class App(Generic[S_co]):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
     ) -> int:
-        """Retry every failed run that fits; how many."""
+        """Retry every failed run that fits; how many. A child is left out where a run above it is
+        retried, which does its work anew, or where a later attempt of its step was made."""
         wanted = _filter(workflow, None, tag, text, created_after, created_before)
         return await self.opened.control.retry_all(wanted)
 
@@ -759,7 +771,9 @@ class Contexts:
             app._rpc_refs(),
             self._logger({"run_id": run.run_id, "workflow": run.workflow}, replay),
             run.run_id,
-            app._wire(self._recorder(app.registry, clock, replay, limit, run.depth)),
+            app._wire(
+                self._recorder(app.registry, clock, replay, limit, run.depth, run.started_by)
+            ),
         )
 
 
@@ -800,6 +814,12 @@ def _checked_person(person: str | None, where: str) -> str | None:
     if person is not None and not _is_plain(person):
         raise DeclarationError(f"{where}: started_by is {person!r}", hint="give a name, or nothing")
     return person
+
+
+def _checked_flag(pinned: bool, where: str) -> bool:
+    if not isinstance(cast(object, pinned), bool):
+        raise DeclarationError(f"{where}: pinned is {pinned!r}", hint="write True, or nothing")
+    return pinned
 
 
 def _argument(cls: type[Any], base: type[Any], index: int, default: type[Any]) -> type[Any]:

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from pikku._answers import AnswerTerms, Verdict, type_at
 from pikku._clock import as_datetime
 from pikku._codec import Codec, codec_for
+from pikku._diagnosis import awaited_children
+from pikku._error_info import cancellation
 from pikku._exported import ExportedRun, as_put, exported, imported
 from pikku._functions import NO_INPUT
-from pikku._ids import check_run_id, new_run_id
+from pikku._ids import check_reason, check_run_id, new_run_id
 from pikku._payloads import check_size
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
+    CancelRun,
     DecideStep,
     DeleteRun,
     LoadedRun,
+    RequeueRun,
     RunFilter,
     RunRecord,
     SignalRun,
@@ -149,6 +153,26 @@ class Control:
         if result.code == "settled":
             await self._refuse_ended(run_id, f"takes no answer to {key!r} any more")
 
+    async def cancel(self, run_id: str, reason: str, *, force: bool = False) -> bool:
+        """Ask the run to unwind, or end one that is suspended at once by *force*; whether it had
+        not ended.
+
+        Raises:
+            DeclarationError: *reason* says nothing.
+            RunNotFoundError: there is no such run.
+        """
+        check_reason(reason, f"cancel of run {run_id}")
+        op = CancelRun(run_id, reason)
+        if force:
+            run = await self._store.load_run(run_id)
+            if run is None:
+                raise RunNotFoundError(run_id, store=self._store.address)
+            first = reason if run.cancel_reason is None else run.cancel_reason
+            op = op._replace(forced=cancellation(run_id, run.workflow, first))
+        result = await self._engine.request(op)
+        await self._check_found(run_id, result.code)
+        return result.code != "settled"
+
     # --- repair ---------------------------------------------------------------------------------
 
     async def retry(self, run_id: str, from_step: str | None) -> None:
@@ -255,11 +279,22 @@ class Control:
         Raises:
             HistoryFormatError: *data* is no exported run.
             RunConflictError: there is a run of that id.
+            RunStateError: it waits for runs that are not here.
         """
         loaded, history = imported(data)
+        run_id = loaded.run.run_id
+        waits = [] if loaded.run.finished_us is not None else awaited_children(loaded)
+        missing = [each for each in waits if await self._store.load_run(each) is None]
+        if missing and await self._store.load_run(run_id) is None:
+            raise RunStateError(
+                f"run {run_id} waits for runs that are not here: {', '.join(missing)}",
+                hint="export them as well, and import them first",
+            )
         result = await self._engine.request(as_put(loaded, history))
         if result.code == "exists":
-            raise RunConflictError(f"run {loaded.run.run_id!r} exists already")
+            raise RunConflictError(f"run {run_id!r} exists already")
+        if waits:  # those that have ended here tell it so
+            await self._engine.request(RequeueRun(run_id))
         return loaded.run
 
     # --- many runs ------------------------------------------------------------------------------
@@ -281,15 +316,48 @@ class Control:
             before = page[-1].created_us + 1
 
     async def cancel_all(self, wanted: RunFilter, reason: str) -> int:
-        """Cancel every run that fits and has not ended; how many."""
+        """Cancel every run that fits and has not ended; how many.
+
+        Raises:
+            DeclarationError: *reason* says nothing.
+        """
+        check_reason(reason, "cancel of many runs")
         runs = [run.run_id async for run in self.every(wanted) if run.finished_us is None]
-        return await _each(runs, lambda run_id: self._engine.cancel(run_id, reason))
+        return await _each(runs, lambda run_id: self.cancel(run_id, reason))
 
     async def retry_all(self, wanted: RunFilter) -> int:
-        """Retry every failed run that fits; how many."""
+        """Retry every failed run that fits; how many. See `to_retry`."""
         failed = wanted._replace(status="failed")
-        runs = [run.run_id async for run in self.every(failed)]
-        return await _each(runs, lambda run_id: self.retry(run_id, None))
+        runs = await self.to_retry([run async for run in self.every(failed)])
+        return await _each([run.run_id for run in runs], lambda run_id: self.retry(run_id, None))
+
+    async def to_retry(self, runs: Sequence[RunRecord]) -> list[RunRecord]:
+        """Those of the failed *runs* that are retried when all of them are to be: a child is left
+        out if a run above it is among them, which does its work anew, and if it is not the last
+        attempt of its step."""
+        given = {run.run_id for run in runs}
+        above: dict[str, LoadedRun | None] = {}
+
+        async def load(run_id: str) -> LoadedRun | None:
+            if run_id not in above:
+                above[run_id] = await self._store.load_steps(run_id)
+            return above[run_id]
+
+        async def is_left_out(run: RunRecord) -> bool:
+            below = run.run_id
+            parent_id = run.parent
+            while parent_id is not None:
+                if parent_id in given:
+                    return True
+                parent = await load(parent_id)
+                if parent is None:
+                    return False
+                if all(step.job != below for step in parent.steps if step.kind == "child"):
+                    return True
+                below, parent_id = parent_id, parent.run.parent
+            return False
+
+        return [run for run in runs if not await is_left_out(run)]
 
     async def delete_all(self, wanted: RunFilter) -> int:
         """Delete every run that fits and has ended; how many."""
@@ -319,7 +387,7 @@ class Control:
         raise RunStateError(f"run {run_id} is {state} and {what}", hint="")
 
 
-async def _each(run_ids: Sequence[str], do: Callable[[str], Awaitable[None]]) -> int:
+async def _each(run_ids: Sequence[str], do: Callable[[str], Awaitable[object]]) -> int:
     """One call for each, many at once: they share the batches to the store. How many took it; runs
     that are gone, or in another state by now, are left out."""
     count = 0
@@ -327,7 +395,7 @@ async def _each(run_ids: Sequence[str], do: Callable[[str], Awaitable[None]]) ->
         part = run_ids[start : start + PAGE]
         ends = await asyncio.gather(*(do(run_id) for run_id in part), return_exceptions=True)
         for end in ends:
-            if end is None:
+            if not isinstance(end, BaseException):
                 count += 1
             elif not isinstance(end, (RunNotFoundError, RunStateError)):
                 raise end

@@ -35,7 +35,16 @@ STEP_KINDS: tuple[str, ...] = typing.get_args(StepKindName)
 NAMED_AT_MOST = 5
 
 Kind = Literal[
-    "corrupt", "owner", "queue", "unattended", "job", "holder", "timer", "child", "left_behind"
+    "corrupt",
+    "owner",
+    "queue",
+    "unattended",
+    "job",
+    "holder",
+    "timer",
+    "child",
+    "gone",
+    "left_behind",
 ]
 
 
@@ -43,14 +52,19 @@ class Symptom(NamedTuple):
     """What is wrong with a run.
 
     `left_behind` is put right by the next process that executes runs: a lease has run out, and the
-    store still knows whose it was. `corrupt` is what no requeueing mends. `seen` is the state that
-    it was found in: the same symptom in another state is another one.
+    store still knows whose it was. `corrupt` and `gone` are what no requeueing mends. `seen` is the
+    state that it was found in: the same symptom in another state is another one.
     """
 
     kind: Kind
     text: str
     step: str | None = None
     seen: tuple[object, ...] = ()
+
+    @property
+    def mends(self) -> bool:
+        """Whether requeueing the run puts it right."""
+        return self.kind not in ("corrupt", "gone")
 
     @property
     def heals(self) -> bool:
@@ -66,9 +80,14 @@ def awaited_children(loaded: LoadedRun) -> list[str]:
     ]
 
 
-def diagnose(loaded: LoadedRun, found: Examination, ended: Collection[str] = ()) -> list[Symptom]:
+def diagnose(
+    loaded: LoadedRun,
+    found: Examination,
+    ended: Collection[str] = (),
+    gone: Collection[str] = (),
+) -> list[Symptom]:
     """What is wrong with an unfinished run; nothing for a final one. *ended* are those of its
-    children that are final, or not there.
+    children that are final, *gone* those that are not there.
 
     All this was read one after the other, and a run that moves looks wrong in between: only what
     shows again and again, in the same state, is wrong.
@@ -76,13 +95,15 @@ def diagnose(loaded: LoadedRun, found: Examination, ended: Collection[str] = ())
     run = loaded.run
     if run.status in FINAL_STATUSES:
         return []
-    symptoms = [*_corruption(loaded)]
+    symptoms = [*corruption(loaded)]
     if run.status == "running":
-        symptoms += _inaction(loaded, found, ended)
+        symptoms += _inaction(loaded, found, ended, gone)
     return symptoms
 
 
-def _inaction(loaded: LoadedRun, found: Examination, ended: Collection[str]) -> Iterator[Symptom]:
+def _inaction(
+    loaded: LoadedRun, found: Examination, ended: Collection[str], gone: Collection[str]
+) -> Iterator[Symptom]:
     run = loaded.run
     seen = (run.turn, run.owner, run.queued, run.deliveries)
     if run.owner is not None and (lapse := _lapse(run.owner, found)) is not None:
@@ -95,7 +116,7 @@ def _inaction(loaded: LoadedRun, found: Examination, ended: Collection[str]) -> 
     attended = run.owner is not None or run.queued
     waits = [step for step in loaded.steps if _is_wanted(step, run)]
     for step in waits:
-        yield from _step_inaction(run.run_id, step, found, attended, ended)
+        yield from _step_inaction(run.run_id, step, found, attended, ended, gone)
     if attended or (waits and run.cancel_us is None):
         return
     if not (run.turn or loaded.steps) and (run.run_id, "", "start") in found.timers:
@@ -121,6 +142,7 @@ def _step_inaction(
     found: Examination,
     attended: bool,
     ended: Collection[str],
+    gone: Collection[str],
 ) -> Iterator[Symptom]:
     key = step.key
     seen = (step.status, step.attempt, step.worker, step.due_us)
@@ -134,8 +156,11 @@ def _step_inaction(
         if step.job is None and not attended:
             yield Symptom("child", f"step {key!r} waits for a run that nobody starts", key, seen)
         elif step.job is not None and step.job in ended:
-            text = f"step {key!r} waits for run {step.job}, which has ended or is gone"
+            text = f"step {key!r} waits for run {step.job}, which has ended"
             yield Symptom("child", text, key, (*seen, step.job))
+        elif step.job is not None and step.job in gone:
+            text = f"step {key!r} waits for run {step.job}, which is not there"
+            yield Symptom("gone", text, key, (*seen, step.job))
     elif step.queue is None:
         if step.status == "scheduled" and step.due_us is not None and step.due_us > found.now_us:
             if not retry:
@@ -168,7 +193,8 @@ def _lapse(session: str, found: Examination) -> Literal["left_behind", "unknown"
     return "left_behind" if until < found.now_us else None
 
 
-def _corruption(loaded: LoadedRun) -> Iterator[Symptom]:
+def corruption(loaded: LoadedRun) -> Iterator[Symptom]:
+    """What is wrong with the records of a run, whatever the store has under way."""
     run = loaded.run
     if run.status not in RUN_STATUSES:
         yield _corrupt(f"its status is {run.status!r}")

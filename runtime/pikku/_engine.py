@@ -29,7 +29,6 @@ from pikku._records import (
     FINAL_STATUSES,
     NOT_ASKED,
     Advertise,
-    CancelRun,
     Commit,
     CreateRun,
     DeleteRun,
@@ -61,10 +60,11 @@ from pikku.errors import (
     RunNotFoundError,
     RunStateError,
     StoreError,
+    TransactionError,
     UnknownWorkflowError,
     VersionError,
 )
-from pikku.stores.base import DEFAULT_QUEUE, Store
+from pikku.stores.base import DEFAULT_QUEUE, Enlists, Store
 
 if TYPE_CHECKING:
     from pikku._processes import ProcessPool
@@ -126,6 +126,8 @@ class Engine:
         self._idle: OrderedDict[str, LiveRun] = OrderedDict()
         # Children begun here for runs whose starters wait, until they come to rest.
         self._parents: dict[str, str] = {}
+        # Runs that are this process's and that it has not begun with, until they are loaded.
+        self._coming: set[str] = set()
         self._offspring: dict[str, set[str]] = {}
         self._main: asyncio.Task[None] | None = None
         self._next_due: int | None = None
@@ -309,6 +311,7 @@ class Engine:
             task.cancel()
         for live in list(self._live.values()):
             live.drop()
+        self._committer.give_up()
         self.bodies.close()
         if self._pool is not None:
             await self._pool.close()
@@ -382,22 +385,32 @@ class Engine:
         With *wait*, returns when it is final, or when no task of it can move before a timer or
         some word from outside.
         """
-        limit = self.options.max_payload_bytes
-        check_size(text, limit, f"the input of workflow {wired.name!r}")
-        run_id = new_run_id() if run_id is None else check_run_id(run_id)
+        op = self._new_run(
+            wired,
+            text,
+            run_id=run_id,
+            claim=not self.remote,
+            tags=tags,
+            delay_us=delay_us,
+            started_by=started_by,
+            pinned=pinned,
+        )
+        run_id = op.run_id
         under_way: asyncio.Future[OpResult | None] = self.loop.create_future()
 
         def created(result: OpResult) -> None:
             # Begun here and not after an await, so that a caller who is cancelled meanwhile
             # leaves no run behind that nobody executes.
             run = result.run
-            ours = run is not None and run.owner == self._session.id
+            # While the session is being renewed, what was made in its name comes by a claim.
+            ours = run is not None and run.owner == self._session.id and not self._renewing
             if result.code == "exists" and ours and run_id not in self._live:
                 # The answer to this very start was lost, and the run waits here for its first turn.
                 self._spawn(self._take_up(run_id))
             if run is not None and ours and result.code == "ok":
                 live = LiveRun(self, LoadedRun(run, ()), wired)
                 self._live[run.run_id] = live
+                self._coming.discard(run.run_id)
                 if wait:
                     live.started = under_way
                 elif not under_way.done():
@@ -406,19 +419,6 @@ class Engine:
             elif not under_way.done():
                 under_way.set_result(result)
 
-        op = CreateRun(
-            run_id,
-            wired.name,
-            text,
-            self.version_of(wired.name),
-            not self.remote,
-            not self.remote,
-            tuple(dict.fromkeys((*wired.tags, *tags))),
-            started_by,
-            wired.workflow.timeout_us,
-            pinned=pinned,
-            delay_us=delay_us,
-        )
         self._committer.send(op, created)
         result = await under_way
         if result is not None and result.error is not None:
@@ -427,21 +427,95 @@ class Engine:
             _check_same_start(result.run, wired.name, text)
         return run_id
 
+    async def start_in_transaction(
+        self,
+        connection: object,
+        wired: WiredWorkflow,
+        text: str,
+        *,
+        run_id: str | None,
+        tags: Sequence[str] = (),
+        delay_us: int | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
+    ) -> str:
+        """Create a run that begins when the transaction of *connection* commits, or find the one
+        that was there; its id."""
+        op = self._new_run(
+            wired,
+            text,
+            run_id=run_id,
+            claim=False,
+            tags=tags,
+            delay_us=delay_us,
+            started_by=started_by,
+            pinned=pinned,
+        )
+        if not isinstance(self.store, Enlists):
+            raise TransactionError(f"{self.store.address} takes no part in transactions")
+        result = await self.store.start_in_transaction(connection, op)
+        if result.code == "exists" and result.run is not None:
+            _check_same_start(result.run, wired.name, text)
+        return op.run_id
+
+    def _new_run(
+        self,
+        wired: WiredWorkflow,
+        text: str,
+        *,
+        run_id: str | None,
+        claim: bool,
+        tags: Sequence[str],
+        delay_us: int | None,
+        started_by: str | None,
+        pinned: bool,
+    ) -> CreateRun:
+        limit = self.options.max_payload_bytes
+        check_size(text, limit, f"the input of workflow {wired.name!r}")
+        return CreateRun(
+            new_run_id() if run_id is None else check_run_id(run_id),
+            wired.name,
+            text,
+            self.version_of(wired.name),
+            not self.remote,
+            claim,
+            tuple(dict.fromkeys((*wired.tags, *tags))),
+            started_by,
+            wired.workflow.timeout_us,
+            pinned=pinned,
+            delay_us=delay_us,
+        )
+
     async def _take_up(self, run_id: str) -> None:
-        loaded = await self.store.load_steps(run_id)
-        if loaded is not None and loaded.run.owner == self._session.id:
+        """Begin with a run that the store says is ours, unless it is granted to us meanwhile: what
+        is loaded may then be older than what is done here."""
+        if run_id in self._live or run_id in self._coming:
+            return
+        self._coming.add(run_id)
+        session = self._session.id
+        while run_id in self._coming and session == self._session.id and not self._closed:
+            try:
+                loaded = await self.store.load_steps(run_id)
+                break
+            except CorruptStateError as error:
+                await self._end_unreadable(run_id, error)
+                return
+            except StoreError as error:
+                log.warning("run %s: %s; trying again", run_id, error)
+                await asyncio.sleep(SWEEP_SECONDS)
+        else:
+            return
+        still_ours = run_id in self._coming and not self._renewing
+        if still_ours and loaded is not None and loaded.run.owner == self._session.id:
             self._take_over(loaded)
 
-    async def cancel(self, run_id: str, reason: str) -> None:
-        """Ask a run to unwind; a final run stays as it is.
-
-        Raises:
-            RunNotFoundError: if there is none.
-        """
-        self.intake.look_everywhere()
-        result = await self._committer.request(CancelRun(run_id, reason))
-        if result.code == "not_found":
-            raise RunNotFoundError(run_id, store=self.store.address)
+    async def _end_unreadable(self, run_id: str, error: CorruptStateError) -> None:
+        self._coming.discard(run_id)
+        log.error("run %s cannot go on: %s", run_id, error)
+        with contextlib.suppress(StoreError):
+            run = await self.store.load_run(run_id)
+            if run is not None:
+                self._end_corrupt(run, error)
 
     async def resume(self, run_id: str) -> None:
         """Open a suspended run; one that is interrupted goes on by itself.
@@ -451,7 +525,12 @@ class Engine:
             RunStateError: if it is not suspended.
         """
         self.diverged.discard(run_id)
-        result = await self.request(ResumeRun(run_id))
+        run = await self.store.load_run(run_id)
+        if run is None:
+            raise RunNotFoundError(run_id, store=self.store.address)
+        wired = self.registry.workflows.get(run.workflow)
+        timeout_us = None if wired is None else wired.workflow.timeout_us
+        result = await self.request(ResumeRun(run_id, timeout_us))
         if result.code == "not_found":
             raise RunNotFoundError(run_id, store=self.store.address)
         if result.code == "not_suspended":
@@ -679,17 +758,15 @@ class Engine:
                     loaded = await self.store.load_steps(live.run_id)
                     break
                 except CorruptStateError as error:
-                    log.error("run %s cannot go on: %s", live.run_id, error)
                     live.drop()
-                    with contextlib.suppress(StoreError):
-                        run = await self.store.load_run(live.run_id)
-                        if run is not None:
-                            self._end_corrupt(run, error)
+                    await self._end_unreadable(live.run_id, error)
                     return
                 except StoreError as error:
                     log.warning("run %s: %s; trying again", live.run_id, error)
                     await asyncio.sleep(SWEEP_SECONDS)
             else:
+                return
+            if live.gone:
                 return
             if loaded is None or loaded.run.owner != self._session.id:
                 live.drop()
@@ -786,6 +863,7 @@ class Engine:
 
     def _take_over(self, loaded: LoadedRun) -> None:
         run = loaded.run
+        self._coming.discard(run.run_id)
         there = self._live.get(run.run_id)
         if there is not None:
             there.drop()
@@ -821,7 +899,9 @@ class Engine:
                 error, reason = self._why_not_here(run)
                 log.error("run %s cannot be executed here: %s", run.run_id, error)
                 text = ErrorInfo.of(error).to_json()
-                self._settle_unbegun(run, Settle("suspended", error=text, reason=reason))
+                unwinding = run.cancel_us is not None
+                settle = Settle("suspended", error=text, reason=reason, unwinding=unwinding)
+                self._settle_unbegun(run, settle)
 
         self.submit(HandRun(run.run_id, wanted), answered)
 
@@ -909,8 +989,10 @@ class Engine:
         log.error("%s", LeaseLostError("the lease of this process ran out"))
         for live in list(self._live.values()):
             live.drop()
+        self._coming.clear()
         self.jobs.drop()
         self.placed.clear()
+        self._committer.session_is_over()
         if not self._closed:
             self._spawn(self._renew())
 
@@ -922,6 +1004,7 @@ class Engine:
                 log.warning("no new lease yet: %s", error)
                 await asyncio.sleep(SWEEP_SECONDS)
             else:
+                self._committer.session_is_over()
                 self._renewing = False
                 self.intake.look_again()
                 self.submit(self._reap, lambda result: None)

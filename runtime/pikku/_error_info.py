@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from pikku._payloads import is_sealed, refuse_sealed
 
@@ -13,6 +13,7 @@ _TRACEBACK_BYTES = 24_576
 _KINDS_BYTES = 4_096
 _HINT_BYTES = 2_048
 _NAME_BYTES = 512
+_STEPS = 16
 
 
 class ErrorInfo(NamedTuple):
@@ -80,6 +81,56 @@ class ErrorInfo(NamedTuple):
         """The error that such a text stands for, for a person to read: one that is sealed shows
         the text as it is."""
         return cls("(sealed)", text) if is_sealed(text) else cls.from_json(text)
+
+
+def failure(error: BaseException, info: ErrorInfo) -> str:
+    """What is recorded as the error of a run whose function has raised *error*: *info*, and the
+    names of the failed steps that it comes from."""
+    import json
+
+    return json.dumps({**info._asdict(), "steps": _failed_steps(error)}, ensure_ascii=False)
+
+
+def steps_of_failure(text: str | None) -> list[str] | None:
+    """The names of the failed steps that a run's recorded error comes from; None where that is not
+    known."""
+    import json
+
+    if text is None or is_sealed(text):
+        return None
+    names: object = json.loads(text).get("steps")
+    if not isinstance(names, list):
+        return None
+    return [str(name) for name in cast("list[object]", names)]
+
+
+def _failed_steps(error: BaseException) -> list[str]:
+    """The nearest failures of steps among *error*, its parts, and what it was raised from."""
+    from pikku.errors import StepFailedError
+
+    names: dict[str, None] = {}
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        each = left.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        if isinstance(each, StepFailedError):
+            names[_beginning(each.step_name, _NAME_BYTES)] = None
+        elif isinstance(each, BaseExceptionGroup):
+            left += cast("BaseExceptionGroup[BaseException]", each).exceptions
+        else:
+            left.append(each.__cause__ or (None if each.__suppress_context__ else each.__context__))
+    return list(names)[:_STEPS]
+
+
+def cancellation(run_id: str, workflow: str, reason: str) -> str:
+    """What is recorded as the error of a cancelled run."""
+    from pikku.errors import RunCancelledError
+
+    info = ErrorInfo.of(RunCancelledError(run_id, workflow, reason))
+    return info._replace(message=reason, hint=None).to_json()
 
 
 def _class_name(kind: type[BaseException]) -> str:

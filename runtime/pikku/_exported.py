@@ -256,6 +256,6 @@ def as_put(loaded: LoadedRun, history: Sequence[HistoryEntry]) -> PutRun:
     nothing happens a second time unless somebody resumes it."""
     run = loaded.run
     if run.finished_us is None:
-        run = replace(run, status="suspended", suspend_reason="requested")
+        run = replace(run, status="suspended", suspend_reason="imported")
     steps = [replace(step, worker=None, queue=None) for step in loaded.steps]
     return PutRun(replace(run, owner=None, turned_by=None, queued=False), steps, history)

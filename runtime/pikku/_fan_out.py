@@ -7,10 +7,13 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Si
 from functools import partial
 from inspect import isawaitable, iscoroutine
 from itertools import islice
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pikku._ids import check_step_name
 from pikku.errors import DeclarationError, FanOutError, StepFailedError
+
+if TYPE_CHECKING:
+    from pikku._workflow import Given
 
 # What one run is measured to carry without its steps becoming dearer.
 MAX_ITEMS = 10_000
@@ -24,8 +27,10 @@ async def fan_out(
     items: object,
     max_concurrency: int | None,
     tolerated_failures: int | None,
+    given: Callable[[], Given] | None = None,
 ) -> list[Any]:
-    """The results of `take(name, item)` for each item, in the order of the items.
+    """The results of `take(name, item)` for each item, in the order of the items. *given* is what
+    was recorded of the step that was taken last.
 
     Raises:
         FanOutError: *items* is no list, or has too many.
@@ -33,16 +38,16 @@ async def fan_out(
         StepFailedError: the failure that is one too many.
     """
     check_step_name(step)
-    given = _checked_items(step, items)
+    some = _checked_items(step, items)
     limit = _checked_number(step, "max_concurrency", max_concurrency, 1)
     tolerated = _checked_number(step, "tolerated_failures", tolerated_failures, 0)
-    if not given:
+    if not some:
         return []
-    fan = _Fan(step, take, given, tolerated or 0, tells=tolerated is not None)
+    fan = _Fan(step, take, some, tolerated or 0, given, tells=tolerated is not None)
     try:
-        fan.begin(len(given) if limit is None else min(limit, len(given)))
+        fan.begin(len(some) if limit is None else min(limit, len(some)))
         await fan.over
-    except asyncio.CancelledError:
+    except BaseException:
         fan.give_up()
         raise
     finally:
@@ -54,13 +59,22 @@ class _Fan:
     """The items under way. There is no task for each, only the futures of their steps."""
 
     def __init__(
-        self, step: str, take: Take, items: Sequence[Any], tolerated: int, *, tells: bool
+        self,
+        step: str,
+        take: Take,
+        items: Sequence[Any],
+        tolerated: int,
+        given: Callable[[], Given] | None,
+        *,
+        tells: bool,
     ) -> None:
         self._step = step
         self._take = take
         self._items = items
         self._tolerated = tolerated
         self._tells = tells
+        self._given = given if tells else None
+        self._recorded: dict[int, Given] = {}
         self._asked = 0
         self._left = len(items)
         self._failed = 0
@@ -83,16 +97,19 @@ class _Fan:
         self._asked = place + 1
         future = self._take(f"{self._step}[{place}]", self._items[place])
         self._under_way[place] = future
+        if self._given is not None:
+            self._recorded[place] = self._given()
         future.add_done_callback(partial(self._ended, place))
 
     def _ended(self, place: int, future: asyncio.Future[Any]) -> None:
         del self._under_way[place]
+        recorded = self._recorded.pop(place, None)
         if future.cancelled():
             return
         error = future.exception()
         if self.over.done():
             return
-        if error is not None and not self._tolerates(place, error):
+        if error is not None and not self._tolerates(place, error, recorded):
             self.over.set_exception(error)
             return
         if error is None:
@@ -106,7 +123,7 @@ class _Fan:
             except Exception as refused:
                 self.over.set_exception(refused)
 
-    def _tolerates(self, place: int, error: BaseException) -> bool:
+    def _tolerates(self, place: int, error: BaseException, recorded: Given | None) -> bool:
         from pikku._workflow import StepFailure
 
         self._failed += 1
@@ -115,7 +132,10 @@ class _Fan:
         if not isinstance(error, StepFailedError):
             return False
         self.results[place] = StepFailure(
-            self._items[place], error.error, error.step_name, error.attempt_count
+            self._items[place] if recorded is None else recorded.input(),
+            error.error,
+            error.step_name,
+            error.attempt_count,
         )
         return True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
-from pikku.errors import RunIdError, StepNameError
+from pikku.errors import DeclarationError, RunIdError, StepNameError
 
 # Fixed for ever: every invocation id ever given out depends on it.
 NAMESPACE = "6f0c2b3e-6a55-5e0b-9c1d-7a1f6b8d2e40"
@@ -58,6 +58,22 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def check_reason(reason: object, where: str) -> str:
+    """*reason* itself, if it says why.
+
+    Raises:
+        DeclarationError: it is no string, blank, or holds what no store keeps.
+    """
+    if (
+        not isinstance(reason, str)
+        or not reason.strip()
+        or "\0" in reason
+        or not is_unicode(reason)
+    ):
+        raise DeclarationError(f"{where}: the reason is {reason!r}", hint="say why in a few words")
+    return reason
 
 
 def check_step_name(name: object) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pikku._bodies import End, Plan, trimmed_traceback
 from pikku._clock import Alarm
 from pikku._contexts import to_nobody
-from pikku._error_info import ErrorInfo
+from pikku._error_info import ErrorInfo, cancellation, failure
 from pikku._functions import WiredWorkflow
 from pikku._ids import child_run_id
 from pikku._jobs import pack_job
@@ -48,10 +48,10 @@ from pikku._replay import NOT_DECODED, Ask, Divergence, Outcome, Replay
 from pikku.errors import (
     CorruptStateError,
     InternalError,
+    InvalidInputError,
     NonDeterminismError,
     PayloadError,
     PikkuError,
-    RunCancelledError,
     RunTimeoutError,
     SealError,
     UnknownFunctionError,
@@ -64,10 +64,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pikku")
 
-# A function whose process died while it cleaned up has at least this long to go on with it.
+# A function whose process died while it cleaned up has at least this long to go on with it, once.
 AFTER_A_RESTART_US = 10_000_000
 HANDLER_SUFFIX = " (on_error)"
 NOT_GRANTED = ErrorInfo("CancelledError", "the run was cancelled before the step had begun")
+GOES_ON = ErrorInfo("CancelledError", "a run that unwinds is not suspended")
 
 
 class Flight:
@@ -158,6 +159,7 @@ class LiveRun:
         self._turn = self._first_turn = run.turn
         self._replay = Replay(self.run_id, loaded.steps, run.deliveries)
         self._cancelled = False
+        self._cleaning = _clean_up_of(loaded)
         self._releasing = False
         self._delivered_here = 0
         self._held: list[tuple[Flight, End]] = []
@@ -167,7 +169,7 @@ class LiveRun:
         self._children: list[CreateRun] = []
         self._detached: list[CreateRun] = []
         self._calls_off: list[str] = []
-        self._suspending: Ask | None = None
+        self._suspending: list[Ask] = []
         self._starting: list[Flight] = []
         self._waiting: dict[str, Flight] = {}
         self._failed: dict[str, Flight] = {}
@@ -191,13 +193,29 @@ class LiveRun:
             declaration = workflow.declaration
             data = declaration.input.decode(self._run.input, f"input of {self.wired.name!r}")
         except PikkuError as error:
-            self._suspend("nondeterminism", error)
+            if self._was_given_by_another() and not isinstance(error, SealError):
+                self._fail_unbegun(error)
+            else:
+                self._suspend("nondeterminism", error)
             return
         function = functools.partial(workflow.func, context)
         if declaration.takes_input:
             function = functools.partial(workflow.func, context, data)
         self._replay.start(function)
         self.advance()
+
+    def _was_given_by_another(self) -> bool:
+        """Whether the run has its input from a run of another code base, and has not begun."""
+        run = self._run
+        as_here = run.version in ("", self._engine.version_of(self.wired.name))
+        return run.depth > 0 and not run.turn and as_here
+
+    def _fail_unbegun(self, error: PikkuError) -> None:
+        refused = InvalidInputError(
+            f"workflow {self.wired.name!r}",
+            [("input", f"{error.message}; the run that starts it declares another type for it")],
+        )
+        self._commit(Settle("failed", error=ErrorInfo.of(refused).to_json()))
 
     def receive(self, delivery: Delivery) -> None:
         """A word from the store about something that others recorded."""
@@ -320,7 +338,14 @@ class LiveRun:
             return
         bug = error if isinstance(error, InternalError) else InternalError(repr(error))
         info = ErrorInfo.of(bug, traceback=trimmed_traceback(error))
-        self._commit(Settle("suspended", error=info.to_json(), reason="internal_error"))
+        self._commit(
+            Settle(
+                "suspended",
+                error=info.to_json(),
+                reason="internal_error",
+                unwinding=self._cancel is not None,
+            )
+        )
 
     def _take_turn(self) -> None:
         replay = self._replay
@@ -336,7 +361,7 @@ class LiveRun:
                     continue
                 if replay.given_up:
                     self._give_up()
-                if self._suspending is None:
+                if not self._suspending:
                     if replay.new_patches:
                         self._record_patches()
                     if replay.new_asks:
@@ -352,8 +377,8 @@ class LiveRun:
             self._deliver_arrived(flight, end, done())
         if replay.stopped or done():
             self._finish(main)
-        elif self._suspending is not None and not (self._writes or self._under_way()):
-            self._suspend_as_asked(self._suspending)
+        elif self._suspending and not (self._writes or self._under_way()):
+            self._suspend_as_asked()
         elif self._engine.draining:
             self._drain()
         elif (
@@ -392,9 +417,13 @@ class LiveRun:
         return False
 
     def _begin_cancel(self) -> None:
+        replay = self._replay
+        if (forgotten := replay.never_asked(before=replay.delivered + 1)) is not None:
+            replay.diverge(forgotten)
+            return
         self._cancelled = True
         self._waiting.clear()
-        self._suspending = None
+        self._suspending.clear()
         self._start_nothing()
         for ask in self._replay.take_asks():  # asked for before the cancel: not granted
             record = ask.record
@@ -405,10 +434,7 @@ class LiveRun:
         for flight in self._flights.values():
             flight.called_off = True
             self._stop(flight)
-        now = self._engine.clock.now_us()
-        requested = self._run.cancel_us or now
-        due = requested + self._engine.options.cleanup_timeout_us
-        self._call_off_at(max(due, now + AFTER_A_RESTART_US))
+        self._call_off_at(self._clean_up_ends_us())
         self._replay.deliver_cancel()
         self._replay.given_up.clear()  # the store has ended what the run waited for
         self._refuse_ungranted()
@@ -446,6 +472,14 @@ class LiveRun:
             if flight is not None:
                 self._replay.refuse(flight.ask, NOT_GRANTED)
         self.advance()
+
+    def _clean_up_ends_us(self) -> int:
+        """When the function has to be done with its cleaning: counted from its first step for it,
+        whoever executed that. Who takes it up late has a short while, once."""
+        now = self._engine.clock.now_us()
+        due = min(self._cleaning, default=now) + self._engine.options.cleanup_timeout_us
+        late = min((each for each in self._cleaning if each > due), default=now)
+        return max(due, late + AFTER_A_RESTART_US)
 
     def _call_off_at(self, due_us: int) -> None:
         engine = self._engine
@@ -491,13 +525,13 @@ class LiveRun:
                         )
                     )
             elif ask.kind == "suspend":
-                self._suspending = ask
+                self._ask_to_stand_still(ask)
             else:
                 self._start(Flight(ask, 1, 0, 0))
         elif ask.kind in WAITS or record.error == GIVEN_UP:
             return
         elif ask.kind == "suspend":
-            self._suspending = ask
+            self._ask_to_stand_still(ask)
         elif ask.kind == "child":
             self._classify_child(ask, record)
         elif record.queue is not None and record.status not in ENDED_STEP:
@@ -583,11 +617,22 @@ class LiveRun:
                 )
             )
 
-    def _suspend_as_asked(self, ask: Ask) -> None:
-        if ask.future.cancelled():
-            self._suspending = None
+    def _ask_to_stand_still(self, ask: Ask) -> None:
+        if not self._cancelled:
+            self._suspending.append(ask)
+            return
+        # Nobody resumes a run that unwinds, and what a resume should allow is not done without.
+        flight = self._flights[ask.key] = Flight(ask, 1, 0, 0)
+        self._arrived.append((flight, End(True, error=GOES_ON, final=True)))
+
+    def _suspend_as_asked(self) -> None:
+        """Stand still where the function asked for it last; the others ask again after that."""
+        wanted = [ask for ask in self._suspending if not ask.future.cancelled()]
+        if not wanted:
+            self._suspending.clear()
             self._engine.loop.call_soon(self.advance)
             return
+        ask = wanted[-1]
         if ask.record is None:
             self._ends.append(Flight(ask, 1, 0, 0).write("scheduled"))
         error = ErrorInfo("Suspended", ask.name)
@@ -787,7 +832,7 @@ class LiveRun:
         if ask.kind == "on_error":
             self._ends.append(failed.write("failed", error=text))
             self._deliver_handled(ask, main_done)
-        elif plan.on_error is not None and not main_done:
+        elif ask.kind != "suspend" and plan.on_error is not None and not main_done:
             self._ends.append(failed.write("failed", error=text))
             self._failed[ask.key] = failed
             self._ask_handler(ask, error, flight.attempt)
@@ -852,7 +897,9 @@ class LiveRun:
     def _deliver_handled(self, handler: Ask, main_done: bool) -> None:
         """The failure that a handler has dealt with reaches the function now."""
         key = handler.key.removesuffix(HANDLER_SUFFIX)
-        failed = self._failed.pop(key)
+        failed = self._failed.pop(key, None)
+        if failed is None:  # replayed meanwhile, and the function did not come to the step again
+            return
         error = ErrorInfo.from_json(handler.input or "{}")
         self._ends.append(failed.write("failed", error=handler.input, deliver=True))
         self._deliver(Outcome(key, True, None, None, error, failed.attempt), main_done)
@@ -862,70 +909,76 @@ class LiveRun:
     def _finish(self, main: asyncio.Task[Any]) -> None:
         replay = self._replay
         self._start_nothing()
-        if self._cancel is not None and self._cancelled:
+        if replay.divergence is not None:
+            self._diverged(replay.divergence)
+        elif isinstance(replay.failure, (UnknownFunctionError, UnknownWorkflowError)):
+            self._go_on_elsewhere("missing_function", replay.failure)
+        elif isinstance(replay.failure, (PayloadError, SealError)):
+            self._stand_still("nondeterminism", replay.failure)
+        elif self._cancelled:
             if main.done() and self._under_way():
                 if self._ends:  # an attempt under way may still end, and is recorded
                     self._commit(None)
                 return
             self._commit(self._cancelled_settle())
-        elif replay.divergence is not None:
-            self._diverged(replay.divergence)
-        elif isinstance(replay.failure, (UnknownFunctionError, UnknownWorkflowError)):
-            log.error("run %s of %r: %s", self.run_id, self.wired.name, replay.failure)
-            self._suspend("missing_function", replay.failure)
-        elif isinstance(replay.failure, (PayloadError, SealError)):
-            log.error("run %s of %r: %s", self.run_id, self.wired.name, replay.failure)
-            self._suspend("nondeterminism", replay.failure)
         elif replay.failure is not None:
-            self._commit(Settle("failed", error=ErrorInfo.of(replay.failure).to_json()))
+            info = ErrorInfo.of(replay.failure)
+            self._commit(Settle("failed", error=failure(replay.failure, info)))
         elif (forgotten := replay.never_asked()) is not None:
             self._diverged(forgotten)
         else:
             self._commit(self._result(main))
 
     def _diverged(self, divergence: Divergence) -> None:
-        """Whoever holds the version under which the run began gets it, if it has only been
-        repeated here; else it stands still."""
         began, here = self._run.version, self._engine.version_of(self.wired.name)
         error = NonDeterminismError(
             f"run {self.run_id} of {self.wired.name!r}: {divergence.message()}"
             + (f"; it began as version {began}, and here is {here}" if began != here else "")
         )
+        self._go_on_elsewhere("nondeterminism", error)
+
+    def _go_on_elsewhere(self, reason: SuspendReason, error: PikkuError) -> None:
+        """Whoever holds the version under which the run began gets it, if it has only been
+        repeated here; else it stands still."""
+        began, here = self._run.version, self._engine.version_of(self.wired.name)
         new = self._ends or self._flights or self._turn != self._first_turn
-        if began and began != here and not new and self._cancel is None:
+        if began and began != here and not new:
             self._busy = True
             self._engine.hand_over(
-                self, [f"{self.wired.name}@{began}"], functools.partial(self._nobody, error)
+                self,
+                [f"{self.wired.name}@{began}"],
+                functools.partial(self._nobody, reason, error),
             )
             return
-        self._stand_still(error)
+        self._stand_still(reason, error)
 
-    def _nobody(self, error: NonDeterminismError) -> None:
+    def _nobody(self, reason: SuspendReason, error: PikkuError) -> None:
         self._busy = False
         if not self.gone:
-            self._stand_still(error)
+            self._stand_still(reason, error)
 
-    def _stand_still(self, error: NonDeterminismError) -> None:
-        log.error("%s", error)
-        self._engine.diverged.add(self.run_id)
-        self._suspend("nondeterminism", error)
+    def _stand_still(self, reason: SuspendReason, error: PikkuError) -> None:
+        if isinstance(error, NonDeterminismError):
+            log.error("%s", error)
+            self._engine.diverged.add(self.run_id)
+        else:
+            log.error("run %s of %r: %s", self.run_id, self.wired.name, error)
+        self._suspend(reason, error)
 
     def _suspend(self, reason: SuspendReason, error: PikkuError) -> None:
+        """Stand still until somebody resumes the run, which unwinds then if it was asked to."""
         text = ErrorInfo.of(error).to_json()
         if isinstance(error, SealError):
             reason = "unreadable"
-        if self._cancel is not None:
-            self._commit(self._cancelled_settle())
-        else:
-            self._commit(Settle("suspended", error=text, reason=reason))
+        unwinding = self._cancel is not None
+        self._commit(Settle("suspended", error=text, reason=reason, unwinding=unwinding))
 
     def _cancelled_settle(self) -> Settle:
         kind, reason = self._cancel or ("cancel", "")
         if kind == "timeout":
             error = RunTimeoutError(f"the run took longer than its workflow's timeout ({reason})")
             return Settle("failed", error=ErrorInfo.of(error).to_json())
-        error_info = ErrorInfo.of(RunCancelledError(self.run_id, self.wired.name, reason))
-        text = error_info._replace(message=reason, hint=None).to_json()
+        text = cancellation(self.run_id, self.wired.name, reason)
         return Settle("cancelled", error=text, reason=reason)
 
     def _result(self, main: asyncio.Task[Any]) -> Settle:
@@ -942,7 +995,7 @@ class LiveRun:
                 return Settle("completed", output=text)
             except PikkuError as refused:
                 error = refused
-        return Settle("failed", error=self._engine.error_info(error).to_json())
+        return Settle("failed", error=failure(error, self._engine.error_info(error)))
 
     def _drain(self) -> None:
         """No new step: record what has ended, and leave once nothing is under way."""
@@ -1083,7 +1136,9 @@ class LiveRun:
     def _refused(self, error: Exception | None) -> None:
         """The store cannot take this commit, and would not take it a second time."""
         log.error("run %s: its records are refused: %s", self.run_id, error)
-        if isinstance(error, CorruptStateError):  # the store keeps it for inspection
+        # A corrupt run is kept for inspection by the store. An app that is being closed waits for
+        # no store: whoever has the run next goes on from what is recorded.
+        if isinstance(error, CorruptStateError) or self._engine.draining:
             self.drop()
             return
         if self._run.error == "refused":
@@ -1103,11 +1158,13 @@ class LiveRun:
         self._start_nothing()
         for held, end in reversed(self._held):
             key = held.ask.key
-            if held.ask.kind != "side_effect":
+            if held.ask.kind not in ("side_effect", "child", "suspend"):
                 self._flights[key] = held
                 self._arrived.appendleft((held, end))
             elif self._flights.get(key) is held:
-                del self._flights[key]  # never recorded: it is drawn anew
+                # Never recorded, and over as soon as the function asks for it: it does so again,
+                # and not before it has been told what led to it.
+                del self._flights[key]
         self._replay.discard()
         self._external = {
             number: outcome
@@ -1131,7 +1188,7 @@ class LiveRun:
 
     def _complete_late(self, flight: Flight, end: End) -> None:
         """The run ended first; the step's own record still says what became of it."""
-        if flight.ask.kind in ("side_effect", "on_error", "child"):
+        if flight.ask.kind in ("side_effect", "on_error", "child", "suspend"):
             return
         if end.failed and self._left not in FINAL_STATUSES:
             return  # its retries and its handler are decided when the run goes on
@@ -1141,3 +1198,11 @@ class LiveRun:
             CompleteStep(self.run_id, flight.ask.key, flight.attempt, status, end.text, error),
             lambda result: None,
         )
+
+
+def _clean_up_of(loaded: LoadedRun) -> list[int]:
+    """When the steps were asked for that the run has taken to clean up."""
+    cancel = loaded.run.cancel_delivery
+    if cancel is None:
+        return []
+    return [step.created_us for step in loaded.steps if step.after >= cancel]

@@ -29,6 +29,7 @@ from pikku._payloads import MAX_PAYLOAD_BYTES, check_size
 from pikku._replay import Replay
 from pikku._retry import DEFAULT_POLICY, Backoff
 from pikku.errors import (
+    ApproverError,
     DeclarationError,
     DepthLimitError,
     InvalidInputError,
@@ -44,6 +45,28 @@ MAX_DEPTH = 32
 _RESULT_TYPES: dict[str, Any] = {"now()": datetime, "uuid4()": UUID, "random()": float}
 
 
+class _Given:
+    """Implements `pikku._workflow.Given` for the step that was asked for last."""
+
+    def __init__(self, replay: Replay, given: Codec | None, made: Codec) -> None:
+        self._ask = replay.last_ask
+        self._input = given
+        self._output = made
+
+    def input(self) -> Any:
+        """What the step was given."""
+        ask = self._ask
+        if ask is None or self._input is None:
+            return None
+        record = ask.record
+        text = ask.input if record is None or record.input is None else record.input
+        return None if text is None else self._input.decode(text, f"the input of {ask.key!r}")
+
+    def copy(self, output: Any) -> Any:
+        """What the step has made, as an object of its own."""
+        return self._output.encode(output, "what a step has made")[1]
+
+
 class RunRecorder:
     """Implements `pikku._workflow.Recorder` for one replay."""
 
@@ -54,8 +77,11 @@ class RunRecorder:
         replay: Replay,
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         depth: int = 0,
+        started_by: str | None = None,
     ) -> None:
         self._depth = depth
+        self._started_by = started_by
+        self._given: tuple[Codec | None, Codec] = (None, PLAIN)
         self._registry = registry
         self._clock = clock
         self._replay = replay
@@ -72,6 +98,8 @@ class RunRecorder:
         on_error: str | None,
         queue: str | None,
         dispatch: Dispatch | None,
+        *,
+        limited: bool = True,
     ) -> asyncio.Future[Any]:
         func = self._registry.functions.get(target)
         if func is None or (on_error is not None and on_error not in self._registry.functions):
@@ -84,8 +112,10 @@ class RunRecorder:
                 raise InvalidInputError(where, [("input", f"{target!r} needs an input")])
             data = None
         codec = declaration.output
+        self._given = (declaration.input if declaration.takes_input else None, codec)
         text = declaration.input.admit(data, where)
-        check_size(text, self._max_payload_bytes, f"the input of {where}")
+        if limited:
+            check_size(text, self._max_payload_bytes, f"the input of {where}")
         policy = func.policy
         if retries is not None or retry_delay is not None or timeout is not None:
             policy = step_policy(where, policy, retries, retry_delay, timeout)
@@ -164,6 +194,12 @@ class RunRecorder:
         approvers: str,
         scope: str,
     ) -> asyncio.Future[Any]:
+        if approvers != "any" and self._started_by is None:
+            raise ApproverError(
+                f"approval {step!r} is for {approvers!r}, and the run does not say who started it: "
+                "nobody could answer",
+                hint="start the run with started_by=",
+            )
         job = AnswerTerms(type_place(schema, step), reason, approvers, scope).to_json()
         return self._replay.ask(
             "approval",
@@ -181,6 +217,9 @@ class RunRecorder:
 
     def is_workflow(self, name: str) -> bool:
         return name in self._registry.workflows and name not in self._registry.functions
+
+    def given(self) -> _Given:
+        return _Given(self._replay, *self._given)
 
     def child(
         self,
@@ -220,6 +259,7 @@ class RunRecorder:
             if takes_input:
                 raise InvalidInputError(where, [("input", f"{name!r} needs an input")])
             data = None
+        self._given = (given if takes_input else None, made)
         text = given.admit(data, where)
         check_size(text, self._max_payload_bytes, f"the input of {where}")
         codec = codec_for(str, where) if detached else made

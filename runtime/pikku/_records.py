@@ -37,7 +37,13 @@ GIVEN_UP = '{"type": "GivenUp", "message": "the function waits for it no longer"
 WAITS: frozenset[str] = frozenset({"sleep", "signal", "approval"})
 
 SuspendReason = Literal[
-    "nondeterminism", "missing_function", "requested", "internal_error", "unreadable", "version"
+    "nondeterminism",
+    "missing_function",
+    "requested",
+    "internal_error",
+    "unreadable",
+    "version",
+    "imported",
 ]
 CancelKind = Literal["cancel", "timeout"]
 
@@ -232,13 +238,15 @@ class StepWrite(NamedTuple):
 class Settle(NamedTuple):
     """How a run leaves its owner: final, suspended, or parked (`running`). `withdraw` says that
     the run has jobs or children under way, which nobody wants any more. A run that was asked to
-    unwind meanwhile is queued instead of being suspended as it asked, or for a difference."""
+    unwind meanwhile is queued instead of being suspended, unless its owner knows that it is
+    `unwinding`."""
 
     status: RunStatus
     output: str | None = None
     error: str | None = None
     reason: str | None = None
     withdraw: bool = False
+    unwinding: bool = False
 
 
 class CreateRun(NamedTuple):
@@ -350,17 +358,24 @@ class RequeueRun(NamedTuple):
 
 class CancelRun(NamedTuple):
     """Ask a run to unwind, and its children with it. A run that no one executes is queued, so that
-    somebody does."""
+    somebody does.
+
+    With `forced`, the error (JSON text) of its end, a run that is suspended ends at once without
+    unwinding; the first reason stands.
+    """
 
     run_id: str
     reason: str
     kind: CancelKind = "cancel"
+    forced: str | None = None
 
 
 class ResumeRun(NamedTuple):
-    """Open a suspended run; what it asked to be suspended at has happened then."""
+    """Open a suspended run; what it asked to be suspended at has happened then. Where it was
+    imported, it may take `timeout_us` from now on."""
 
     run_id: str
+    timeout_us: int | None = None
 
 
 class SignalRun(NamedTuple):

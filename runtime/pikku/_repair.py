@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from pikku._error_info import steps_of_failure
 from pikku._records import (
     ENDED_STEP,
     GIVEN_UP,
@@ -25,11 +26,11 @@ UNDO_SUFFIX = " (undo)"
 def retried(
     loaded: LoadedRun, from_step: str | None, *, now_us: int, timeout_us: int | None
 ) -> PutRun:
-    """A failed run as it goes on from the step whose failure ended it: what succeeded is kept, what
-    was asked for after that failure is forgotten.
+    """A failed run as it goes on from the steps whose failure ended it, or from its end where none
+    did: what succeeded is kept, what was asked for after that failure is forgotten.
 
     Args:
-        from_step: the key of another failed step to go back to; by default the last one.
+        from_step: the key of another failed step to go back to.
         timeout_us: how long the run may take from now on.
 
     Raises:
@@ -133,11 +134,27 @@ def _cut(
         return step, step.delivery
     if run.cancel_delivery is not None:  # its timeout
         return None, run.cancel_delivery
+    ended_it = _what_ended(run, steps)
+    first = min(ended_it, key=_place, default=None)
+    return first, after_all if first is None else _place(first)
+
+
+def _what_ended(run: RunRecord, steps: Sequence[StepRecord]) -> list[StepRecord]:
+    """The failed steps that ended the run: those after which the function took no further one; else
+    those that its error comes from. An earlier failure was dealt with."""
     failures = [step for step in steps if step.status == "failed" and step.delivery is not None]
-    if not failures:
-        return None, after_all
-    last = max(failures, key=lambda step: step.delivery or 0)
-    return last, last.delivery or after_all
+    gone_past = max((step.after for step in steps if step.kind != "patch"), default=0)
+    if last := [step for step in failures if _place(step) > gone_past]:
+        return last
+    names = steps_of_failure(run.error)
+    if names is None:
+        return [max(failures, key=_place)] if failures else []
+    by_name = {_name(step.key): step for step in sorted(failures, key=_place)}
+    return [by_name[name] for name in names if name in by_name]
+
+
+def _place(step: StepRecord) -> int:
+    return step.delivery or 0
 
 
 def _goes_again(step: StepRecord, cut: int) -> bool:

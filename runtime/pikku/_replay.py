@@ -21,7 +21,13 @@ from pikku._records import (
     StepKindName,
     StepRecord,
 )
-from pikku.errors import Discarded, PikkuError, StepFailedError, WorkflowBodyError
+from pikku.errors import (
+    Discarded,
+    PikkuError,
+    StepFailedError,
+    StepNameError,
+    WorkflowBodyError,
+)
 
 # Whoever cancels such a step's future has given it up, and nothing of it goes on.
 _GIVEN_UP_WHEN_CANCELLED = frozenset({"sleep", "signal", "approval", "child"})
@@ -66,6 +72,16 @@ class Outcome(NamedTuple):
 
 
 NOT_DECODED: Any = object()
+
+
+def _checked_patch(patch_id: str) -> str:
+    try:
+        return check_step_name(patch_id)
+    except StepNameError:
+        raise StepNameError(
+            f"patched({patch_id!r:.60}): the id of a patch is a text of at most 500 characters",
+            hint='say what the edit does: patched("inspect before restocking")',
+        ) from None
 
 
 class Divergence(NamedTuple):
@@ -207,7 +223,7 @@ class Replay:
         """Whether the run goes the new way at a guarded edit: recorded the first time, and no for
         what had passed the place before the edit came."""
         self._refuse_strangers()
-        key = f"patched({check_step_name(patch_id)})"
+        key = f"patched({_checked_patch(patch_id)})"
         answer = self._patches.get(key)
         if answer is None:
             answer = key in self._recorded
@@ -252,6 +268,11 @@ class Replay:
         return new
 
     @property
+    def last_ask(self) -> Ask | None:
+        """What the function has asked for last."""
+        return next(reversed(self._asked.values()), None)
+
+    @property
     def asks_under_way(self) -> list[Ask]:
         """What the function has asked for and nobody has answered or given up."""
         return [ask for ask in self._asked.values() if not ask.future.done()]
@@ -281,9 +302,7 @@ class Replay:
         if ask is None:
             record = self._recorded.get(outcome.key)
             what = _described(record.kind, record.target) if record else "a step"
-            self._stop(
-                Divergence(outcome.key, what, "does not ask for it", self._where_it_stands())
-            )
+            self.diverge(Divergence(outcome.key, what, self._instead(), self._where_it_stands()))
             return
         self.delivered += 1
         future = ask.future
@@ -297,7 +316,10 @@ class Replay:
                 future.set_result(None)
             else:
                 try:
-                    future.set_result(ask.codec.decode(outcome.text, f"step {ask.name!r}"))
+                    where = f"step {ask.name!r}"
+                    if ask.kind == "child":
+                        where += f", as the result of workflow {ask.target!r} is declared here"
+                    future.set_result(ask.codec.decode(outcome.text, where))
                 except PikkuError as error:
                     self.stop(error)
                     return
@@ -339,12 +361,19 @@ class Replay:
         error = ErrorInfo.from_json(step.error) if failed and step.error else None
         return Outcome(step.key, failed, step.result, NOT_DECODED, error, step.attempt)
 
-    def never_asked(self) -> Divergence | None:
-        """A recorded step that the function has returned without asking for."""
+    def never_asked(self, *, before: int | None = None) -> Divergence | None:
+        """A recorded step that the function has not asked for: of those that were asked for with
+        less than *before* outcomes; without that, it has returned, and of all."""
         for key, step in self._recorded.items():
-            if key not in self._asked and step.kind not in ("on_error", "patch"):
+            if (
+                key not in self._asked
+                and step.kind not in ("on_error", "patch")
+                and (before is None or step.after < before)
+            ):
                 recorded = _described(step.kind, step.target)
-                return Divergence(key, recorded, "has returned without it", "")
+                if before is None:
+                    return Divergence(key, recorded, "has returned without it", "")
+                return Divergence(key, recorded, self._instead(), self._where_it_stands())
         return None
 
     def discard(self) -> None:
@@ -357,13 +386,19 @@ class Replay:
         recorded = _described(record.kind, record.target)
         if recorded == _described(ask.kind, ask.target):
             recorded += " with another input"
-        self._stop(Divergence(ask.key, recorded, found, _calling_line()))
+        self.diverge(Divergence(ask.key, recorded, found, _calling_line()))
 
-    def _stop(self, divergence: Divergence) -> None:
+    def diverge(self, divergence: Divergence) -> None:
+        """Nothing of the function runs any more: it is not what the history is of."""
         self.stopped = True
         if self.divergence is None:
             self.divergence = divergence
         self.loop.halt()
+
+    def _instead(self) -> str:
+        """What the function asks for, and the history does not know."""
+        new = [repr(ask.key) for ask in self.asks_under_way if ask.record is None]
+        return "does not ask for it" + (f", but for {', '.join(new[:3])}" if new else "")
 
     def _where_it_stands(self) -> str:
         if self.main is None:
@@ -381,8 +416,21 @@ class Replay:
         return f"it waits at {line}" if line else ""
 
 
+_KINDS: dict[str, str] = {
+    "rpc": "an RPC step",
+    "inline": "an inline step",
+    "sleep": "a sleep",
+    "signal": "a wait for a signal",
+    "approval": "an approval",
+    "suspend": "a suspension",
+    "child": "a child",
+    "side_effect": "a drawn value",
+}
+
+
 def _described(kind: str, target: str) -> str:
-    return f"a {kind} step of {target!r}" if target else f"a step of kind {kind}"
+    what = _KINDS.get(kind, f"a step of kind {kind}")
+    return f"{what} of {target!r}" if target else what
 
 
 def _is_ours(module: str) -> bool:

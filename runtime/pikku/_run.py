@@ -114,14 +114,19 @@ class Run(Generic[O_co]):
             if step.kind == "child" and step.job is not None
         ]
 
-    async def cancel(self, reason: str) -> None:
+    async def cancel(self, reason: str, *, force: bool = False) -> None:
         """Ask the run to unwind; its `finally` blocks may still take steps. A run that has ended
         stays as it is.
 
+        Args:
+            force: end a run that is suspended, such as one whose code is gone, here and now and
+                without cleaning up; another one unwinds.
+
         Raises:
             RunNotFoundError: there is no such run.
+            DeclarationError: *reason* says nothing.
         """
-        await self._opened().engine.cancel(self.run_id, reason)
+        await self._opened().control.cancel(self.run_id, reason, force=force)
 
     # --- words for it ---------------------------------------------------------------------------
 
@@ -300,9 +305,9 @@ class SyncRun(Generic[O_co]):
         found: list[Run[Any]] = self._wait_for(self._run.children())
         return [SyncRun(each, self._wait_for) for each in found]
 
-    def cancel(self, reason: str) -> None:
+    def cancel(self, reason: str, *, force: bool = False) -> None:
         """See `Run.cancel`."""
-        self._wait_for(self._run.cancel(reason))
+        self._wait_for(self._run.cancel(reason, force=force))
 
     @overload
     def signal(

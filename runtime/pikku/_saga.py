@@ -8,14 +8,15 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar, overload
 
 from pikku._functions import NO_INPUT, Dispatch, RpcRef
-from pikku.errors import CompensationError, DeclarationError
+from pikku._ids import MAX_STEP_NAME, check_step_name
+from pikku.errors import CompensationError, DeclarationError, StepNameError
 
 if TYPE_CHECKING:
     import asyncio
 
     from pikku._durations import Duration
     from pikku._retry import Backoff
-    from pikku._workflow import StepFailure
+    from pikku._workflow import Given, StepFailure
 
 I = TypeVar("I")  # noqa: E741
 O = TypeVar("O")  # noqa: E741
@@ -36,10 +37,13 @@ class Undo(Generic[I, O]):
     step_name: str
 
 
+UNDO_SUFFIX = " (undo)"
+
+
 class _Step(NamedTuple):
     name: str
     undo: Any
-    input: Any
+    given: Given
     output: Any
 
 
@@ -52,8 +56,9 @@ class Saga:
     being taken, and neither does a cancellation that comes meanwhile.
     """
 
-    def __init__(self, ask: Callable[..., asyncio.Future[Any]]) -> None:
+    def __init__(self, ask: Callable[..., asyncio.Future[Any]], given: Callable[[], Given]) -> None:
         self._ask = ask
+        self._given = given
         self._is_open = False
         self._under_way: dict[asyncio.Future[Any], None] = {}
         self._succeeded: list[_Step] = []
@@ -113,6 +118,7 @@ class Saga:
         Raises:
             StepFailedError: after the last attempt.
             DeclarationError: an option cannot be.
+            StepNameError: *step* names nothing, or is too long for its undoing to have a name.
         """
         if not isinstance(target, (RpcRef, str)) or not isinstance(undo, (RpcRef, str)):
             raise DeclarationError(
@@ -125,6 +131,11 @@ class Saga:
             raise DeclarationError(
                 f"saga step {step!r} is taken outside of the block of its saga",
                 hint="take it inside `async with ctx.workflow.saga() as saga:`",
+            )
+        if len(check_step_name(step)) > MAX_STEP_NAME - len(UNDO_SUFFIX):
+            raise StepNameError(
+                f"saga step {step[:40]!r}… has {len(step)} characters, and with "
+                f"{UNDO_SUFFIX!r} more than {MAX_STEP_NAME}"
             )
         future = self._ask(
             step,
@@ -139,12 +150,13 @@ class Saga:
             None,
             detached=False,
         )
-        given = None if data is NO_INPUT else data
+        given = self._given()
 
         def ended(future: asyncio.Future[Any]) -> None:
             del self._under_way[future]
             if not future.cancelled() and future.exception() is None:
-                self._succeeded.append(_Step(step, undo, given, future.result()))
+                output = given.copy(future.result())  # before the author has it
+                self._succeeded.append(_Step(step, undo, given, output))
 
         self._under_way[future] = None
         future.add_done_callback(ended)
@@ -187,12 +199,20 @@ class Saga:
     async def _undone(self, step: _Step) -> bool:
         import logging
 
-        told = Undo(step.input, step.output, step.name)
         options = (None,) * 7
         while True:
             cancelled = self._cancelled
             try:
-                future = self._ask(f"{step.name} (undo)", step.undo, told, *options, detached=False)
+                told = Undo(step.given.input(), step.output, step.name)
+                # As large as the step's own input and output, which were stored.
+                future = self._ask(
+                    step.name + UNDO_SUFFIX,
+                    step.undo,
+                    told,
+                    *options,
+                    detached=False,
+                    limited=False,
+                )
             except Exception:
                 logging.getLogger("pikku").exception("step %r cannot be undone", step.name)
                 return False

@@ -49,6 +49,8 @@ def verify(
 def _repeat(run: RunRecord, replay: Replay) -> None:
     for number in range(1, run.deliveries + 1):
         if number == run.cancel_delivery:
+            if (missed := replay.never_asked(before=number)) is not None:
+                _diverged(run, missed)
             replay.deliver_cancel()
         else:
             outcome = replay.recorded_outcome(number)

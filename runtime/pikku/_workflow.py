@@ -12,6 +12,7 @@ from pikku._decisions import Approvers, Decision
 from pikku._durations import Duration, duration_us
 from pikku._error_info import ErrorInfo
 from pikku._functions import NO_INPUT, Dispatch, RpcRef, WorkflowRef
+from pikku._ids import check_reason
 from pikku._retry import Backoff
 from pikku._signals import Signal
 from pikku.errors import DeclarationError, DurationError, SignalTimeoutError
@@ -52,6 +53,13 @@ class StepFailure(Generic[I]):
 
 if TYPE_CHECKING:
 
+    class Given(Protocol):
+        """What a step was given and has made, as it is recorded: whatever the author makes of these
+        values is not seen."""
+
+        def input(self) -> Any: ...
+        def copy(self, output: Any) -> Any: ...
+
     class Recorder(Protocol):
         """Where the steps of one run go; the engine's side of `ctx.workflow`."""
 
@@ -66,6 +74,8 @@ if TYPE_CHECKING:
             on_error: str | None,
             queue: str | None,
             dispatch: Dispatch | None,
+            *,
+            limited: bool = True,
         ) -> asyncio.Future[Any]: ...
 
         def inline(
@@ -117,6 +127,7 @@ if TYPE_CHECKING:
         def cancel(self, reason: str) -> asyncio.Future[Any]: ...
         def patched(self, patch_id: str) -> bool: ...
         def is_workflow(self, name: str) -> bool: ...
+        def given(self) -> Given: ...
 
 
 class WorkflowSteps:
@@ -172,8 +183,12 @@ class WorkflowSteps:
 
     async def cancel(self, reason: str, /) -> None:
         """Cancel this run: `asyncio.CancelledError` is raised here and at every other await of
-        the function, its `finally` blocks may still take steps, and the run ends `cancelled`."""
-        await self._recorder.cancel(reason)
+        the function, its `finally` blocks may still take steps, and the run ends `cancelled`.
+
+        Raises:
+            DeclarationError: *reason* says nothing.
+        """
+        await self._recorder.cancel(check_reason(reason, "cancel"))
 
     async def suspend(self, reason: str, /) -> None:
         """Stand still until somebody resumes the run: `run.resume()`, `pikku runs resume`. Nothing
@@ -265,6 +280,7 @@ class WorkflowSteps:
 
         Raises:
             DeclarationError: an option cannot be.
+            ApproverError: nobody could answer: the run does not say who started it.
         """
         if approvers not in ("any", "owner", "not_initiator"):
             raise DeclarationError(
@@ -371,7 +387,8 @@ class WorkflowSteps:
 
         Raises:
             StepFailedError: an item has failed, or one more than are tolerated; no further step is
-                begun then.
+                begun then, children under way are cancelled, and an attempt under way ends and is
+                recorded.
             FanOutError: *items* is no list, or has too many.
             DeclarationError: an option cannot be.
         """
@@ -394,7 +411,8 @@ class WorkflowSteps:
                 detached=False,
             )
 
-        return await fan_out(step, take, items, max_concurrency, tolerated_failures)
+        given = None if inline else self._recorder.given
+        return await fan_out(step, take, items, max_concurrency, tolerated_failures, given)
 
     @overload
     async def race(
@@ -439,7 +457,7 @@ class WorkflowSteps:
         """
         from pikku._saga import Saga
 
-        return Saga(self._ask)
+        return Saga(self._ask, self._recorder.given)
 
     def _ask(
         self,
@@ -455,8 +473,10 @@ class WorkflowSteps:
         returns: Any,
         *,
         detached: bool,
+        limited: bool = True,
     ) -> asyncio.Future[Any]:
-        """A future for the outcome of a step, of whatever kind *target* calls for."""
+        """A future for the outcome of a step, of whatever kind *target* calls for. Not *limited*,
+        its data may be as large as it is."""
         recorder = self._recorder
         handler = on_error.name if isinstance(on_error, RpcRef) else on_error
         if isinstance(target, RpcRef):
@@ -485,7 +505,16 @@ class WorkflowSteps:
                 f"step {step!r}: only a workflow can be detached", hint="leave detached out"
             )
         return recorder.rpc(
-            step, name, data, retries, retry_delay, timeout, handler, queue, dispatch
+            step,
+            name,
+            data,
+            retries,
+            retry_delay,
+            timeout,
+            handler,
+            queue,
+            dispatch,
+            limited=limited,
         )
 
 

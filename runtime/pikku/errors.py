@@ -449,7 +449,10 @@ class CompensationError(WorkflowError):
     def __init__(self, steps: Iterable[str]):
         self.steps = tuple(steps)
         names = ", ".join(repr(step) for step in self.steps)
-        super().__init__(f"could not undo: {names}", hint="the run's history has their errors")
+        super().__init__(
+            f"could not undo: {names}",
+            hint="the run's history has their errors; of one that is not there, the log",
+        )
 
 
 class HistoryFormatError(WorkflowError):

@@ -335,3 +335,18 @@ def _dump(desk: Desk) -> list[str]:
         return list(connection.iterdump())
     finally:
         connection.close()
+
+
+def test_a_suspended_run_ends_by_force_and_a_reason_says_something(desk: Desk) -> None:
+    desk.pikku("runs", "start", "nap", "--input", '"1h"', "--id", "n1")
+    desk.edit('name="nap"', 'name="siesta"')
+    desk.pikku("runs", "cancel", "n1", "--reason", "no more")
+    desk.pikku("runs", "resume", "n1")
+
+    nothing = desk.pikku("runs", "cancel", "n1", "--reason", " ")
+    forced = desk.pikku("runs", "cancel", "n1", "--reason", "its code is gone", "--force")
+    again = desk.pikku("runs", "cancel", "n1", "--reason", "its code is gone", "--force")
+
+    assert "error: PKR204 pikku runs cancel: the reason is ' '" in nothing.stderr
+    assert (forced.returncode, forced.stdout) == (0, "n1 cancelled, without cleaning up\n")
+    assert "PKR316 run n1 is cancelled" in again.stderr

@@ -179,7 +179,8 @@ async def test_any_signal_name_id_and_payload_is_taken_or_refused(place: Place) 
             send = toy.app.send_signal("one", name, payload, signal_id=signal_id)
 
             if await refused(lab, send, before):
-                await run.cancel(text(draw).encode("utf-8", "replace").decode())
+                reason = text(draw).replace("\0", "").encode("utf-8", "replace").decode()
+                await run.cancel(f"because {reason}")
             await lab.settle()
 
             if await run.status() == "completed":

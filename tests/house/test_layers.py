@@ -15,7 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS: list[tuple[str, ...]] = [
     ("pikku_gen.__main__",),
     ("pikku_gen.cli",),
-    ("pikku_gen.pipeline", "pikku_gen"),
+    ("pikku_gen.diff",),
+    ("pikku_gen.fixing",),
+    ("pikku_gen.drawing", "pikku_gen.pipeline", "pikku_gen"),
     ("pikku_gen.reading",),
     ("pikku_gen.cache",),
     ("pikku_gen.scan", "pikku_gen.rules", "pikku_gen.render", "pikku_gen.write"),

@@ -241,11 +241,9 @@ async def test_an_answer_and_the_expiry_due_together_have_one_outcome(
         ("owner", "ann", "ann", True),
         ("owner", "ann", "bob", False),
         ("owner", "ann", None, False),
-        ("owner", None, "ann", False),
         ("not_initiator", "ann", "bob", True),
         ("not_initiator", "ann", "ann", False),
         ("not_initiator", "ann", None, False),
-        ("not_initiator", None, "bob", False),
     ],
 )
 async def test_who_may_answer_is_held(
@@ -263,6 +261,18 @@ async def test_who_may_answer_is_held(
             return
         await run.approve("Pay?", by=by)
         assert (await done(lab, run))[0] == "approved"
+
+
+@pytest.mark.parametrize("approvers", ["owner", "not_initiator"])
+async def test_an_approval_that_nobody_could_answer_is_refused_where_it_is_asked_for(
+    toy: Toy, evicted: Place, approvers: str
+) -> None:
+    asks(toy, approvers=approvers)
+    async with evicted.lab(toy) as lab:
+        run = await asked(lab, toy, started_by=None)
+        error = (await failure(lab, run)).error
+        assert (error.type, error.code) == ("ApproverError", "PKR324")
+        assert error.hint == "start the run with started_by="
 
 
 async def test_a_scope_is_held(toy: Toy, evicted: Place) -> None:

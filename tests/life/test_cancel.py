@@ -6,8 +6,8 @@ import pytest
 from tests.life.kit import Place, cancelled, children, done, failure, kinds, statuses
 from tests.runtime.kit import Ctx, Toy, Wf
 
-from pikku import RunCancelledError, Undo
-from pikku.errors import RunNotFoundError, RunStateError
+from pikku import RunCancelledError, StepFailedError, Undo
+from pikku.errors import DeclarationError, RunNotFoundError, RunStateError
 
 
 async def test_the_first_of_two_reasons_stands(toy: Toy, place: Place) -> None:
@@ -267,3 +267,141 @@ async def test_history_has_the_request_and_the_end(toy: Toy, evicted: Place) -> 
             [k for k in await kinds(run) if k != "given_up"]
             == ["run_started", "sleep_started", "cancel", "run_cancelled"]
         )
+
+
+async def test_a_run_that_unwinds_is_not_suspended(toy: Toy, place: Place) -> None:
+    said: list[str] = []
+
+    @toy.workflow
+    async def cleaning(ctx: Wf) -> None:
+        try:
+            await ctx.workflow.sleep("Nap", "1d")
+        finally:
+            try:
+                await ctx.workflow.suspend("audit")
+                await ctx.workflow.do("Behind the gate", lambda: None)
+            except StepFailedError as refused:
+                said.append(refused.error.message)
+                raise
+            finally:
+                await ctx.workflow.do("Clean up", lambda: None)
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("cleaning")
+        await lab.settle()
+        await run.cancel("enough")
+        assert await cancelled(lab, run) == "enough"
+        assert (await statuses(lab, run))["audit"] == "failed"
+        assert (lab.executions("Clean up"), lab.executions("Behind the gate")) == (1, 0)
+        assert set(said) == {"a run that unwinds is not suspended"}
+
+
+async def test_the_time_limit_of_a_run_holds_though_its_clean_up_asks_to_be_suspended(
+    toy: Toy, place: Place
+) -> None:
+    async def cleaning(ctx: Wf) -> None:
+        try:
+            await ctx.workflow.sleep("Nap", "1d")
+        finally:
+            await ctx.workflow.suspend("audit")
+
+    toy.workflow(cleaning, name="cleaning", timeout="1h")
+    async with place.lab(toy) as lab:
+        run = await toy.start("cleaning")
+        await lab.advance("1h")
+        assert (await failure(lab, run)).error.type == "RunTimeoutError"
+
+
+async def test_the_time_for_the_clean_up_holds_over_take_overs(toy: Toy, place: Place) -> None:
+    @toy.workflow
+    async def cleaning(ctx: Wf) -> None:
+        try:
+            await ctx.workflow.sleep("Nap", "1d")
+        finally:
+            await ctx.workflow.sleep("Long", "1d")
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("cleaning")
+        await lab.settle()
+        await run.cancel("enough")
+        for _ in range(2):
+            await lab.advance("25s")
+            await lab.crash()
+            await lab.recover()
+        assert await run.status() == "running"
+        await lab.advance("10s")
+        assert await cancelled(lab, run) == "enough"
+
+
+async def test_a_clean_up_that_begins_late_has_its_time_all_the_same(
+    toy: Toy, place: Place
+) -> None:
+    from pikku._records import CancelRun
+
+    @toy.workflow
+    async def cleaning(ctx: Wf) -> None:
+        try:
+            await ctx.workflow.sleep("Nap", "1d")
+        finally:
+            await ctx.workflow.sleep("Short", "50s")
+            await ctx.workflow.do("Clean up", lambda: None)
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("cleaning")
+        await lab.settle()
+        await lab.crash()
+        await lab._store.apply("another process", [CancelRun(run.run_id, "from afar")], {})
+        lab.clock.move_to(lab.clock.now_us() + 3_600_000_000)
+        await lab.recover()
+        await lab.advance("50s")
+        assert await cancelled(lab, run) == "from afar"
+        assert lab.executions("Clean up") == 1
+
+
+async def test_a_clean_up_that_is_taken_up_late_goes_on_for_a_short_while(
+    toy: Toy, place: Place
+) -> None:
+    @toy.workflow
+    async def cleaning(ctx: Wf) -> None:
+        try:
+            await ctx.workflow.sleep("Nap", "1d")
+        finally:
+            for number in range(9):
+                await ctx.workflow.sleep(f"Short {number}", "7s")
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("cleaning")
+        await lab.settle()
+        await run.cancel("enough")
+        await lab.advance("10s")
+        for _ in range(2):
+            await lab.crash()
+            lab.clock.move_to(lab.clock.now_us() + 3_600_000_000)
+            await lab.recover()
+            assert await run.status() == "running"
+        # What it asked for at the first take-over tells that its short while has begun.
+        await lab.advance("1s")
+        assert await run.status() == "cancelled"
+
+
+async def test_a_cancel_without_a_reason_is_refused(toy: Toy, evicted: Place) -> None:
+    said: list[str] = []
+
+    @toy.workflow
+    async def napping(ctx: Wf) -> None:
+        try:
+            await ctx.workflow.cancel("")
+        except DeclarationError as refused:
+            said.append(refused.message)
+        await ctx.workflow.sleep("Nap", "1d")
+
+    async with evicted.lab(toy) as lab:
+        run = await toy.start("napping")
+        await lab.settle()
+        for reason in ("", "  ", "a\0b", None):
+            with pytest.raises(DeclarationError, match="reason"):
+                await run.cancel(reason)  # type: ignore[arg-type]
+        with pytest.raises(DeclarationError, match="reason"):
+            await toy.app.cancel_runs("")
+        assert await run.status() == "running"
+        assert set(said) == {"cancel: the reason is ''"}

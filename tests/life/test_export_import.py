@@ -15,6 +15,7 @@ from pikku.errors import (
     HistoryFormatError,
     ReplayDivergedError,
     RunConflictError,
+    RunStateError,
     UnknownWorkflowError,
 )
 from pikku.testing import assert_replays
@@ -238,6 +239,95 @@ async def test_an_imported_child_has_no_living_parent_to_tell(
         await run.resume()
         await lab.advance("1h")
         assert await done(lab, run) == 1
+
+
+def family() -> Toy:
+    toy = Toy()
+
+    @toy.workflow
+    async def child(ctx: Wf) -> int:
+        await ctx.workflow.sleep("Nap", "1h")
+        return 1
+
+    async def parent(ctx: Wf) -> int:
+        return await ctx.workflow.do("Child", child)
+
+    toy.workflow(parent, name="parent", timeout="1d")
+    return toy
+
+
+async def two_exports(place: Place) -> tuple[Any, Any]:
+    """A parent that waits, and its child."""
+    toy = family()
+    async with place.lab(toy) as lab:
+        run = await toy.start("parent")
+        await lab.settle()
+        (child,) = await run.children()
+        return await run.export(), await child.export()
+
+
+async def test_a_run_is_not_imported_without_the_children_that_it_waits_for(
+    evicted: Place, memory_modes: Place
+) -> None:
+    parent, child = await two_exports(memory_modes)
+    there = family()
+    async with evicted.lab(there) as lab:
+        before = await everything(lab)
+        with pytest.raises(RunStateError, match=child["run"]["run_id"]) as refused:
+            await there.app.import_run(parent)
+        assert "import them first" in refused.value.hint
+        assert await everything(lab) == before
+
+
+@pytest.mark.parametrize("ended_first", [False, True])
+async def test_a_family_is_imported_from_below(
+    evicted: Place, memory_modes: Place, ended_first: bool
+) -> None:
+    parent, child = await two_exports(memory_modes)
+    there = family()
+    async with evicted.lab(there) as lab:
+        below = await there.app.import_run(child)
+        if ended_first:
+            await below.resume()
+            await lab.advance("1h")
+            assert await done(lab, below) == 1
+        run = await there.app.import_run(parent)
+        assert (await run.info()).suspend_reason == "imported"
+        await run.resume()
+        if not ended_first:
+            await lab.settle()
+            await below.resume()
+            await lab.advance("1h")
+        assert await done(lab, run) == 1
+
+
+async def test_the_time_limit_of_an_imported_run_begins_when_it_is_resumed(
+    evicted: Place, memory_modes: Place
+) -> None:
+    def limited() -> Toy:
+        toy = Toy()
+
+        async def napping(ctx: Wf) -> None:
+            await ctx.workflow.sleep("Nap", "9d")
+
+        toy.workflow(napping, name="napping", timeout="1d")
+        return toy
+
+    here = limited()
+    async with memory_modes.lab(here) as lab:
+        run = await here.start("napping")
+        await lab.settle()
+        data = await run.export()
+    there = limited()
+    async with evicted.lab(there) as lab:
+        run = await there.app.import_run(data)
+        await lab.advance("2d")
+        assert await run.status() == "suspended"
+        await run.resume()
+        await lab.advance("23h")
+        assert await run.status() == "running"
+        await lab.advance("1h")
+        assert (await failure(lab, run)).error.type == "RunTimeoutError"
 
 
 # --- replaying ----------------------------------------------------------------------------------

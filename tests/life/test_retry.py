@@ -526,3 +526,144 @@ async def test_all_that_failed_are_retried_together(
         assert await other.status() == "failed"
         assert await toy.app.retry_runs() == 1
         assert await done(lab, other) == 4
+
+
+async def test_what_failed_with_its_parent_is_repeated_once(
+    toy: Toy, evicted: Place, machine: Machine
+) -> None:
+    @toy.workflow
+    async def below(ctx: Wf) -> int:
+        return await ctx.workflow.do("Work", machine.work, -1)
+
+    @toy.workflow
+    async def between(ctx: Wf) -> int:
+        return await ctx.workflow.do("Child", below)
+
+    @toy.workflow
+    async def above(ctx: Wf) -> int:
+        return await ctx.workflow.do("Child", between)
+
+    async with evicted.lab(toy) as lab:
+        run = await toy.start("above")
+        await failure(lab, run)
+        machine.broken = False
+        before = lab.executions("Work")
+        assert await toy.app.retry_runs() == 1
+        assert await done(lab, run) == 1
+        await lab.settle()
+        assert lab.executions("Work") == before + 1
+
+
+async def test_a_child_that_a_later_attempt_has_replaced_is_not_retried_with_all(
+    toy: Toy, evicted: Place, machine: Machine
+) -> None:
+    @toy.workflow
+    async def below(ctx: Wf) -> int:
+        return await ctx.workflow.do("Work", machine.work, -1)
+
+    @toy.workflow
+    async def above(ctx: Wf) -> int:
+        return await ctx.workflow.do("Child", below, retries=1, retry_delay="1h")
+
+    async with evicted.lab(toy) as lab:
+        run = await toy.start("above")
+        await lab.settle()
+        machine.broken = False
+        await lab.advance("1h")
+        assert await done(lab, run) == 1
+        assert (await toy.app.count_runs())["failed"] == 1
+        assert await toy.app.retry_runs() == 0
+
+
+async def test_children_whose_failure_their_parent_has_outlived_are_retried_with_all(
+    toy: Toy, evicted: Place, machine: Machine
+) -> None:
+    @toy.workflow
+    async def below(ctx: Wf, n: int) -> int:
+        return await ctx.workflow.do("Work", machine.work, n)
+
+    @toy.workflow
+    async def above(ctx: Wf) -> int:
+        ends = await ctx.workflow.map("Each", below, [-1, 2, -3], tolerated_failures=3)
+        return sum(isinstance(end, StepFailure) for end in ends)
+
+    async with evicted.lab(toy) as lab:
+        run = await toy.start("above")
+        assert await done(lab, run) == 2
+        machine.broken = False
+        assert await toy.app.retry_runs(workflow="below") == 2
+        await lab.settle()
+        assert await toy.app.count_runs() == {"completed": 4}
+
+
+async def test_a_failure_outside_the_steps_does_not_go_back_to_one_that_was_dealt_with(
+    toy: Toy, place: Place, machine: Machine
+) -> None:
+    @toy.workflow
+    async def job(ctx: Wf) -> int:
+        try:
+            await ctx.workflow.do("Caught", machine.work, -1)
+        except StepFailedError:
+            pass
+        charged: int = await ctx.workflow.do("Charge", machine.work, 5)
+        await ctx.workflow.sleep("Nap", "1h")
+        if machine.broken:
+            raise RuntimeError("a bug in the body")
+        return charged
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("job")
+        await lab.advance("1h")
+        await failure(lab, run)
+        machine.broken = False
+        await run.retry()
+        assert await done(lab, run) == 5
+        assert (lab.executions("Caught"), lab.executions("Charge")) == (1, 1)
+
+
+async def test_a_failure_that_was_told_in_other_words_is_gone_back_to(
+    toy: Toy, place: Place, machine: Machine
+) -> None:
+    @toy.workflow
+    async def job(ctx: Wf) -> int:
+        try:
+            return await ctx.workflow.do("Work", machine.work, -1)
+        except StepFailedError as failed:
+            await ctx.workflow.do("Tell", machine.work, 2)
+            raise RuntimeError("the order cannot be shipped") from failed
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("job")
+        await failure(lab, run)
+        machine.broken = False
+        await run.retry()
+        assert await done(lab, run) == 1
+        assert lab.executions("Work") == 2
+
+
+@pytest.mark.parametrize("how", ["gathered", "group"])
+async def test_failures_that_were_collected_are_all_repeated(
+    toy: Toy, place: Place, machine: Machine, how: str
+) -> None:
+    @toy.workflow
+    async def job(ctx: Wf) -> int:
+        numbers = (-1, 2, -3)
+        ends = await asyncio.gather(
+            *[ctx.workflow.do(f"Work {n}", machine.work, n) for n in numbers],
+            return_exceptions=True,
+        )
+        failed = [end for end in ends if isinstance(end, Exception)]
+        if failed and how == "gathered":
+            raise RuntimeError(f"{len(failed)} failed")
+        if failed:
+            await ctx.workflow.do("Tell", machine.work, 9)
+            raise ExceptionGroup("some failed", failed)
+        return sum(end for end in ends if isinstance(end, int))
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("job")
+        await failure(lab, run)
+        machine.broken = False
+        await run.retry()
+        assert await done(lab, run) == 6
+        assert [lab.executions(f"Work {n}") for n in (-1, 2, -3)] == [2, 1, 2]

@@ -1,6 +1,7 @@
 """Sagas: undone in reverse, told what they undo, whatever fails and whoever cancels."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,6 +15,11 @@ from pikku.errors import CompensationError, DeclarationError
 
 class Seat(BaseModel):
     row: int
+
+
+@dataclass
+class Card:
+    amount: int
 
 
 class Journal:
@@ -368,3 +374,81 @@ async def test_what_is_no_function_of_the_app_is_refused(
         run = await toy.start("trip")
         assert (await failure(lab, run)).caused_by(DeclarationError)
         assert await statuses(lab, run) == {}
+
+
+async def test_an_undoing_is_told_what_was_recorded_whatever_became_of_the_objects(
+    toy: Toy, place: Place
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    @toy.func
+    async def charge(ctx: Ctx, card: Card) -> Card:
+        return Card(card.amount + 1)
+
+    @toy.func
+    async def refund(ctx: Ctx, what: Undo[Card, Card]) -> None:
+        told.append((what.input.amount, what.output.amount))
+
+    @toy.workflow
+    async def order(ctx: Wf) -> None:
+        async with ctx.workflow.saga() as saga:
+            card = Card(5)
+            receipt = await saga.do("Charge", charge, card, undo=refund)
+            card.amount = receipt.amount = 99
+            await ctx.workflow.sleep("Think", "1h")
+            raise RuntimeError("no")
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("order")
+        await lab.advance("1h")
+        await failure(lab, run)
+    assert told == [(5, 6)]
+
+
+async def test_a_step_that_was_small_enough_is_undone_however_large_that_makes_it(
+    toy: Toy, place: Place
+) -> None:
+    sizes: list[int] = []
+
+    @toy.func
+    async def echo(ctx: Ctx, text: str) -> str:
+        return text
+
+    @toy.func
+    async def undo(ctx: Ctx, what: Undo[str, str]) -> None:
+        sizes.append(len(what.input) + len(what.output))
+
+    @toy.workflow
+    async def order(ctx: Wf) -> None:
+        async with ctx.workflow.saga() as saga:
+            await saga.do("Big", echo, "x" * 700_000, undo=undo)
+            raise RuntimeError("no")
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("order")
+        assert (await failure(lab, run)).error.type == "RuntimeError"
+    assert sizes == [1_400_000]
+
+
+async def test_a_step_whose_undoing_could_have_no_name_is_refused(toy: Toy, evicted: Place) -> None:
+    @toy.func
+    async def echo(ctx: Ctx, text: str) -> str:
+        return text
+
+    @toy.func
+    async def undo(ctx: Ctx, what: Undo[str, str]) -> None: ...
+
+    @toy.workflow
+    async def order(ctx: Wf, length: int) -> None:
+        async with ctx.workflow.saga() as saga:
+            await saga.do("n" * length, echo, "x", undo=undo)
+            raise RuntimeError("no")
+
+    async with evicted.lab(toy) as lab:
+        run = await toy.start("order", 494)
+        error = (await failure(lab, run)).error
+        assert (error.type, lab.executions("n" * 494)) == ("StepNameError", 0)
+        assert "(undo)" in error.message
+        run = await toy.start("order", 493)
+        assert (await failure(lab, run)).error.type == "RuntimeError"
+        assert lab.executions("n" * 493 + " (undo)") == 1

@@ -2,12 +2,13 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from tests.life.kit import PATIENCE, Place, cancelled, done, failure
 from tests.runtime.kit import Ctx, Toy, Wf
 
-from pikku.errors import RunConflictError
+from pikku.errors import DeclarationError, RunConflictError
 
 
 @pytest.fixture
@@ -278,3 +279,15 @@ async def test_pinned_is_kept(toy: Toy, evicted: Place, calls: list[int]) -> Non
         assert (await run.info()).pinned is True
         await lab.settle()
         assert await run.result(timeout=PATIENCE) == 1
+
+
+@pytest.mark.parametrize("pinned", ["yes", 1, None])
+async def test_pinned_is_yes_or_no(toy: Toy, evicted: Place, pinned: Any) -> None:
+    @toy.workflow
+    async def quick(ctx: Wf) -> int:
+        return 1
+
+    async with evicted.lab(toy):
+        with pytest.raises(DeclarationError, match="pinned"):
+            await toy.app.start_workflow("quick", pinned=pinned)
+        assert await toy.app.list_runs() == []

@@ -10,7 +10,7 @@ import pytest
 from tests.life.kit import PATIENCE, Place, done, versioned
 from tests.runtime.kit import Ctx, Lab, Toy, Wf
 
-from pikku import Run, external_workflow
+from pikku import Run, RunCancelledError, RunFailedError, Undo, external_workflow
 
 Body = Callable[[Wf], Awaitable[Any]]
 
@@ -345,3 +345,182 @@ async def test_a_run_says_under_which_version_it_began_and_whether_it_is_pinned(
         info = await run.info()
 
         assert (info.version, info.pinned, info.status) == ("v1", pinned, "completed")
+
+
+# --- unwinding under other code -------------------------------------------------------------------
+
+
+def trips(version: str, *, first: str = "Book", undo: bool = True) -> tuple[Toy, list[str]]:
+    """An app with a workflow that waits inside a saga, and what has been released."""
+    toy = versioned(job=version)
+    released: list[str] = []
+
+    @toy.func
+    async def book(ctx: Ctx, seat: str) -> str:
+        return seat
+
+    async def release(ctx: Ctx, told: Undo[str, str]) -> None:
+        released.append(told.output)
+
+    if undo:
+        toy.func(release)
+
+    async def trip(ctx: Wf) -> None:
+        async with ctx.workflow.saga() as saga:
+            await saga.do(first, book, "a seat", undo="release")  # type: ignore[call-overload]
+            await ctx.workflow.sleep("Wait", "9d")
+
+    toy.workflow(trip, name="job", timeout="2d")
+    return toy, released
+
+
+async def test_a_cancelled_run_unwinds_in_a_process_that_holds_its_version(shared: Place) -> None:
+    (first, released), (new, _) = trips("v1"), trips("v2", first="Book a seat")
+    await begun(shared, first)
+    beside_it, beside_released = trips("v1")
+    async with shared.lab(new) as lab, shared.beside(lab, beside_it) as beside:
+        run = new.app.get_run("job", "r")
+        await run.cancel("enough")
+        await lab.settle()
+        await beside.settle()
+
+        with pytest.raises(RunCancelledError, match="enough"):
+            await run.result(timeout="8s")
+        assert beside_released == ["a seat"]
+        assert released == []
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout"])
+@pytest.mark.parametrize("lacks", ["step", "undo"])
+async def test_without_the_code_to_unwind_with_a_run_is_suspended_and_unwinds_when_it_is_deployed(
+    shared: Place, how: str, lacks: str
+) -> None:
+    await begun(shared, trips("v1")[0])
+    if lacks == "step":
+        new, _ = trips("v2", first="Book a seat")
+    else:
+        new, _ = trips("v1", undo=False)
+    async with shared.lab(new) as lab:
+        run = new.app.get_run("job", "r")
+        if how == "cancel":
+            await run.cancel("enough")
+        else:
+            lab.clock.move_to(lab.clock.now_us() + 2 * 86_400_000_000)
+        await lab.advance("1s")
+        info = await run.info()
+
+        expected = "nondeterminism" if lacks == "step" else "missing_function"
+        assert (info.status, info.suspend_reason) == ("suspended", expected)
+        assert info.cancel_requested_at is not None
+        at = lab.clock
+    right, released = trips("v1")
+    there = shared.lab(right)
+    there.clock = at
+    async with there:
+        await there.advance("1s")
+        run = right.app.get_run("job", "r")
+
+        with pytest.raises(RunCancelledError if how == "cancel" else RunFailedError):
+            await run.result(timeout="8s")
+        assert released == ["a seat"]
+
+
+async def test_a_run_whose_code_is_gone_ends_by_force(shared: Place) -> None:
+    await begun(shared, trips("v1")[0])
+    new, _ = trips("v2", first="Book a seat")
+    async with shared.lab(new) as lab:
+        run = new.app.get_run("job", "r")
+        await run.cancel("enough")
+        await lab.settle()
+        await run.cancel("again")
+        await lab.settle()
+        assert await run.status() == "suspended"
+
+        await run.cancel("by force", force=True)
+
+        with pytest.raises(RunCancelledError, match="enough"):
+            await run.result(timeout="8s")
+        assert (await run.info()).status == "cancelled"
+
+
+# --- children of another code base ----------------------------------------------------------------
+
+
+async def test_a_child_whose_input_is_declared_otherwise_fails_and_its_parent_learns_of_it(
+    shared: Place,
+) -> None:
+    billing = external_workflow("bill", input=str, output=str)
+    shop, bank = Toy(), Toy()
+
+    @shop.workflow
+    async def order(ctx: Wf, amount: str) -> str:
+        return await ctx.workflow.do("Bill it", billing, amount)
+
+    @bank.workflow
+    async def bill(ctx: Wf, amount: int) -> str:
+        return f"paid {amount}"
+
+    async with shared.lab(shop) as lab, shared.beside(lab, bank):
+        run = await shop.app.start_workflow("order", "much", wait=False)
+
+        with pytest.raises(RunFailedError) as failed:
+            await run.result(timeout="8s")
+        assert failed.value.error.type == "StepFailedError"
+        assert "declares another type" in failed.value.error.message
+        (child,) = await shop.app.list_runs(workflow="bill")
+        assert (child.status, child.error and child.error.type) == ("failed", "InvalidInputError")
+
+
+async def test_a_result_that_is_declared_otherwise_suspends_the_parent_and_says_so(
+    shared: Place,
+) -> None:
+    billing = external_workflow("bill", input=int, output=int)
+    shop, bank = Toy(), Toy()
+
+    @shop.workflow
+    async def order(ctx: Wf, amount: int) -> int:
+        return await ctx.workflow.do("Bill it", billing, amount)
+
+    @bank.workflow
+    async def bill(ctx: Wf, amount: int) -> str:
+        return f"paid {amount}"
+
+    async with shared.lab(shop) as lab:
+        run = await shop.app.start_workflow("order", 21, run_id="r", wait=False)
+        await lab.settle()
+    async with shared.lab(bank) as lab:
+        await lab.settle()
+    async with shared.lab(shop) as lab:
+        run = shop.app.get_run("order", "r")
+        await lab.settle()
+        info = await run.info()
+        assert (info.status, info.suspend_reason) == ("suspended", "nondeterminism")
+        assert info.error is not None
+        assert "the result of workflow 'bill' is declared here" in info.error.message
+
+
+async def test_the_difference_says_what_the_code_asks_for_instead(shared: Place) -> None:
+    await begun(shared, deploy(old, "v1"))
+    new = deploy(other, "v2")
+    async with shared.lab(new) as lab:
+        run = new.app.get_run("job", "r")
+        await lab.advance("2h")
+        info = await run.info()
+
+        assert info.error is not None
+        assert "the history says an RPC step of 'note'" in info.error.message
+        assert "does not ask for it, but for 'Plan'" in info.error.message
+
+
+async def test_the_id_of_a_patch_that_cannot_be_is_refused_as_such(memory_modes: Place) -> None:
+    toy = Toy()
+
+    @toy.workflow
+    async def job(ctx: Wf) -> bool:
+        return ctx.workflow.patched("")
+
+    async with memory_modes.lab(toy) as lab:
+        run = await toy.start("job")
+        with pytest.raises(RunFailedError, match="id of a patch") as failed:
+            await done(lab, run)
+        assert failed.value.error.type == "StepNameError"

@@ -43,7 +43,7 @@ async def never_asked_for(ctx: Wf) -> str:
 
 
 DIVERGENCES: list[tuple[Body, str, list[str]]] = [
-    (other_kind, "First", ["rpc", "sleep"]),
+    (other_kind, "First", ["an RPC step", "a sleep"]),
     (other_function, "First", ["'one'", "'two'"]),
     (other_input_of_a_repeated_name, "Same#1", ["another input"]),
     (never_asked_for, "Same", ["does not ask"]),

@@ -296,7 +296,9 @@ async def test_the_first_reason_stays(toy: Toy, world: World) -> None:
         assert await reason_of(run) == "first"
 
 
-async def test_a_suspended_run_can_be_cancelled(toy: Toy, world: World) -> None:
+async def test_a_suspended_run_is_cancelled_by_force_without_its_code(
+    toy: Toy, world: World
+) -> None:
     @toy.workflow
     async def changing(ctx: Wf) -> None:
         await ctx.workflow.do("Step", lambda: 1)
@@ -311,7 +313,7 @@ async def test_a_suspended_run_can_be_cancelled(toy: Toy, world: World) -> None:
         await lab.recover()
         await lab.advance("1h")
         assert await run.status() == "suspended"
-        await run.cancel("no use")
+        await run.cancel("no use", force=True)
         assert await reason_of(run) == "no use"
         assert (await run.info()).suspend_reason is None
 

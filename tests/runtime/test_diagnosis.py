@@ -94,12 +94,13 @@ def found_in(
     jobs: frozenset[tuple[str, str, int]] = frozenset(),
     timers: frozenset[tuple[str, str, str]] = frozenset(),
     ended: frozenset[str] = frozenset(),
+    gone: frozenset[str] = frozenset(),
 ) -> list[tuple[str, str]]:
     """Kind and text of each symptom."""
     sessions = {LIVE: NOW + 1, DEAD: NOW - 1}
     queue = frozenset({"r1"}) if queued else frozenset[str]()
     examination = Examination(NOW, sessions, queue, jobs, timers)
-    symptoms = diagnose(LoadedRun(run, steps), examination, ended)
+    symptoms = diagnose(LoadedRun(run, steps), examination, ended, gone)
     return [(symptom.kind, symptom.text) for symptom in symptoms]
 
 
@@ -282,7 +283,13 @@ BROKEN: dict[str, tuple[RunRecord, tuple[StepRecord, ...], dict[str, Any], tuple
         PARKED,
         (CHILD,),
         {"ended": frozenset({"c1"})},
-        ("child", "step 'Child' waits for run c1, which has ended or is gone"),
+        ("child", "step 'Child' waits for run c1, which has ended"),
+    ),
+    "a child that is gone": (
+        PARKED,
+        (CHILD,),
+        {"gone": frozenset({"c1"})},
+        ("gone", "step 'Child' waits for run c1, which is not there"),
     ),
     "a delayed start without a timer": (
         a_run(turn=0),

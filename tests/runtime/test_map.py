@@ -634,3 +634,49 @@ async def test_options_that_a_child_cannot_have_are_refused(
 
     async with memory.lab(toy):
         assert "step 'Child[0]'" in await (await toy.start("mapping")).result()
+
+
+async def test_the_children_of_a_map_that_has_failed_are_given_up(toy: Toy, place: Place) -> None:
+    @toy.workflow
+    async def below(ctx: Wf, n: int) -> int:
+        if n < 0:
+            raise ValueError("negative")
+        await ctx.workflow.sleep("Nap", "5min")
+        return await ctx.workflow.do("Work", lambda: n)
+
+    @toy.workflow
+    async def mapping(ctx: Wf) -> str:
+        try:
+            await ctx.workflow.map("Each", below, [1, -1, 2])
+        except StepFailedError:
+            await ctx.workflow.sleep("Go on", "1h")
+        return "went on"
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("mapping")
+        await lab.advance("1h")
+        assert await done(lab, run) == "went on"
+        ends = [await lab.app.get_run("below", each).status() for each in await children(lab, run)]
+        assert sorted(ends) == ["cancelled", "cancelled", "failed"]
+        assert lab.executions("Work") == 0
+
+
+async def test_a_tolerated_failure_has_the_input_that_was_recorded(toy: Toy, place: Place) -> None:
+    @toy.func
+    async def work(ctx: Ctx, line: Line) -> None:
+        raise ValueError("no")
+
+    @toy.workflow
+    async def mapping(ctx: Wf) -> list[str]:
+        lines = [Line(price=Decimal(5))]
+        task = asyncio.ensure_future(
+            ctx.workflow.map("Each", work, lines, tolerated_failures=1, retries=1, retry_delay="1h")
+        )
+        await asyncio.sleep(0)
+        lines[0].price = Decimal(99)
+        return [str(end.input.price) for end in await task if isinstance(end, StepFailure)]
+
+    async with place.lab(toy) as lab:
+        run = await toy.start("mapping")
+        await lab.advance("1h")
+        assert await done(lab, run) == ["5"]

@@ -550,7 +550,7 @@ async def test_a_function_that_is_thrown_away_undoes_nothing(bookings: Bookings)
         raise Discarded
 
     async def body() -> None:
-        async with Saga(ask) as saga:
+        async with Saga(ask, ask) as saga:
             saga._succeeded.append(("Seat", "release", "seat", "booked"))  # type: ignore[arg-type]
             await asyncio.get_running_loop().create_future()
 

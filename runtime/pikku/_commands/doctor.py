@@ -187,8 +187,9 @@ def _suspended(run: RunRecord) -> Finding:
         suspension = None
     if suspension is None:
         text = f"{run.run_id} of {run.workflow} is suspended, and its error cannot be read"
-        return Finding("problem", "runs", text, f"pikku runs cancel {run.run_id}", run.run_id)
-    wanted = suspension.reason == "requested"
+        end_it = f"pikku runs cancel {run.run_id} --force --reason …"
+        return Finding("problem", "runs", text, end_it, run.run_id)
+    wanted = suspension.reason in ("requested", "imported")
     return Finding(
         "note" if wanted else "problem",
         "runs",
@@ -207,6 +208,8 @@ def _sick(case: Case) -> list[Finding]:
         hint = "give it a next action: pikku doctor --repair"
         if symptom.kind == "corrupt":
             hint = f"it is kept as it is; see pikku runs show {case.run_id}"
+        elif symptom.kind == "gone":
+            hint = f"import that run, or give this one up: pikku runs cancel {case.run_id}"
         elif symptom.heals:
             level = "note"
             hint = (

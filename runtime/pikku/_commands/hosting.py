@@ -257,6 +257,8 @@ async def _follow(
             if suspension is not None:
                 tell(f"suspended ({suspension.reason}): {printable(suspension.explanation)}")
                 tell(f"what to do: {suspension.remedy}")
+                if to_the_end:
+                    tell("it is waited for until somebody resumes it; Ctrl-C leaves it as it is")
             wait = wait_of(loaded, store.clock.now_us())
             if loaded.run.status in FINAL_STATUSES:
                 return loaded, wait

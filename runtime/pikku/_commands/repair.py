@@ -44,6 +44,9 @@ maybe_run_id = click.argument("run_id", metavar="[ID]", required=False)
 @click.command()
 @maybe_run_id
 @click.option("--reason", required=True, help="Why; recorded with the run.")
+@click.option(
+    "--force", is_flag=True, help="End a suspended run here and now, without cleaning up."
+)
 @choice()
 @every_run
 @unasked
@@ -53,21 +56,25 @@ def cancel(
     target: Target,
     run_id: str | None,
     reason: str,
+    force: bool,
     chosen: Chosen,
     every: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Ask a run to unwind, or all runs that are chosen. The request is recorded; a process that
-    hosts the app carries it out."""
+    hosts the app carries it out. With --force a run that is suspended, such as one whose code is
+    gone, ends at once."""
     from pikku._commands.writing import writing
+    from pikku._ids import check_reason
 
+    check_reason(reason, "pikku runs cancel")
     if not one_or_many(run_id, chosen, every=every):
         _many(
             target,
             chosen.wanted,
-            lambda run: run.finished_us is None and run.cancel_us is None,
-            lambda desk, each: desk.engine.cancel(each, reason),
+            lambda run: run.finished_us is None and (force or run.cancel_us is None),
+            lambda desk, each: desk.control.cancel(each, reason, force=force),
             ("asked to unwind", "cancelled"),
             yes=yes,
             as_json=as_json,
@@ -78,12 +85,13 @@ def cancel(
     async def request() -> tuple[RunRecord, bool]:
         async with writing(target) as desk:
             desk = _there(desk, target, one)
-            settled = (await desk.engine.cancel(one, reason)).code == "settled"
+            settled = not await desk.control.cancel(one, reason, force=force)
             return (await desk.control.load(one)).run, settled
 
     run, settled = in_loop(request())
     if not settled:
-        say_changed(run, "cancel requested", as_json=as_json)
+        what = "cancel requested" if run.finished_us is None else "without cleaning up"
+        say_changed(run, what, as_json=as_json)
         return
     if as_json:
         from pikku._commands.documents import run_document
@@ -137,6 +145,7 @@ def retry(
         yes=yes,
         as_json=as_json,
         app=target.load_app(),
+        narrow=lambda desk, found: desk.control.to_retry(found),
     )
 
 
@@ -289,16 +298,18 @@ def _many(
     yes: bool,
     as_json: bool,
     app: App[Any] | None = None,
+    narrow: Callable[[Desk, list[RunRecord]], Awaitable[list[RunRecord]]] | None = None,
 ) -> None:
     """Do something to all runs that are wanted and fit, if that is consented to; *words* are what
-    would be done, and what was."""
+    would be done, and what was. *narrow* leaves out some of those that were found."""
     from pikku._commands.writing import chosen_runs, each, writing, writing_for
 
     would, was = words
 
     async def collect() -> list[RunRecord]:
         async with writing(target) as desk:
-            return await chosen_runs(desk, wanted, fits)
+            found = await chosen_runs(desk, wanted, fits)
+            return found if desk is None or narrow is None else await narrow(desk, found)
 
     found = in_loop(collect())
     if not consent(found, would, yes=yes):

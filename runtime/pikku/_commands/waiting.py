@@ -164,6 +164,9 @@ def suspension_of(run: RunRecord) -> Suspension | None:
         case _:
             explanation = explanation or reason
             remedy = f"when it may go on: {resume}"
+    if run.cancel_us is not None:
+        end_it = f"pikku runs cancel {run.run_id} --force --reason …"
+        remedy += f"; it unwinds then; or end it without cleaning up: {end_it}"
     return Suspension(reason, explanation, remedy)
 
 

@@ -103,34 +103,35 @@ async def _look(store: Store, run_ids: Iterable[str]) -> tuple[dict[str, list[Sy
             continue
         try:
             loaded = await store.load_steps(run_id)
-            ended = await _ended_children(store, loaded)
+            ended, gone = await _children_at_rest(store, loaded)
         except StoreError as error:
             sick[run_id] = [Symptom("corrupt", f"cannot be read: {error}")]
             continue
-        if loaded is not None and (symptoms := diagnose(loaded, found, ended)):
+        if loaded is not None and (symptoms := diagnose(loaded, found, ended, gone)):
             sick[run_id] = symptoms
     still = not any(until >= found.now_us for until in found.sessions.values())
     return sick, still
 
 
-async def _ended_children(store: Store, loaded: LoadedRun | None) -> set[str]:
-    """Those runs that the run waits for, and that are final or not there."""
-    if loaded is None or loaded.run.status != "running":
-        return set()
+async def _children_at_rest(store: Store, loaded: LoadedRun | None) -> tuple[set[str], set[str]]:
+    """Of the runs that the run waits for, those that are final, and those that are not there."""
     ended: set[str] = set()
+    gone: set[str] = set()
+    if loaded is None or loaded.run.status != "running":
+        return ended, gone
     for child_id in awaited_children(loaded):
         child = await store.load_run(child_id)
-        if child is None or child.status in FINAL_STATUSES:
+        if child is None:
+            gone.add(child_id)
+        elif child.status in FINAL_STATUSES:
             ended.add(child_id)
-    return ended
+    return ended, gone
 
 
 async def mend(store: Store, cases: list[Case]) -> list[Case]:
     """Give each run the next actions that its records call for; those that took it. Nothing mends
-    records that make no sense."""
-    mendable = [
-        case for case in cases if any(symptom.kind != "corrupt" for symptom in case.symptoms)
-    ]
+    records that make no sense, or brings back a run that is gone."""
+    mendable = [case for case in cases if any(symptom.mends for symptom in case.symptoms)]
     session = new_session_id()
     mended: list[Case] = []
     for start in range(0, len(mendable), PAGE):

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from pikku._control import Control
-from pikku._records import CancelRun
 from pikku._settings import EngineOptions
 from pikku.errors import RunNotFoundError, RunStateError
 
@@ -67,17 +66,6 @@ class Clerk:
                 if not future.done():
                     future.set_result(result)
         self._writer = None
-
-    async def cancel(self, run_id: str, reason: str) -> OpResult:
-        """Ask a run to unwind.
-
-        Raises:
-            RunNotFoundError: if there is none.
-        """
-        result = await self.request(CancelRun(run_id, reason))
-        if result.code == "not_found":
-            raise RunNotFoundError(run_id, store=self.store.address)
-        return result
 
 
 class Desk:

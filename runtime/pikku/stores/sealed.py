@@ -15,6 +15,7 @@ from pikku._clock import Clock
 from pikku._payloads import SEALED, PayloadCodec, Unopened, is_sealed
 from pikku._records import (
     GIVEN_UP,
+    CancelRun,
     Commit,
     CompleteStep,
     CreateRun,
@@ -162,6 +163,8 @@ class SealedStore:
                 )
             case CreateRun():
                 return self._sealed_start(op)
+            case CancelRun():
+                return op._replace(forced=self._sealed(op.forced))
             case SignalRun():
                 return op._replace(payload=self._sealed_text(op.payload))
             case DecideStep():

@@ -388,11 +388,27 @@ def cancel_run(work: Workspace, op: CancelRun) -> OpResult:
         return NOT_FOUND
     if run.status in FINAL_STATUSES:
         return SETTLED
+    if op.forced is not None and run.status == "suspended":
+        _end_by_force(work, run, op, op.forced)
+        return OK
     if run.cancel_us is not None:
         return OK
     _request_cancel(work, run, op.kind, op.reason)
     work.save_run(run)
     return OK
+
+
+def _end_by_force(work: Workspace, run: RunRecord, op: CancelRun, error: str) -> None:
+    if run.cancel_us is None:
+        run.cancel_us = work.now_us
+        run.cancel_kind = op.kind
+        run.cancel_reason = op.reason
+        data = json.dumps({"kind": op.kind, "reason": op.reason})
+        work.append_history(run.run_id, HistoryEntry("cancel", data=data, at_us=work.now_us))
+    run.updated_us = work.now_us
+    run.suspend_reason = None
+    _settle(work, run, Settle("cancelled", error=error, reason=run.cancel_reason, withdraw=True))
+    work.save_run(run)
 
 
 def resume_run(work: Workspace, op: ResumeRun) -> OpResult:
@@ -402,13 +418,16 @@ def resume_run(work: Workspace, op: ResumeRun) -> OpResult:
         return NOT_FOUND
     if run.status != "suspended":
         return NOT_SUSPENDED
+    limited = run.suspend_reason == "imported" and run.cancel_us is None
+    if limited and op.timeout_us is not None:
+        work.add_timer(Timer(work.now_us + op.timeout_us, op.run_id, "", "timeout"))
     run.status = "running"
     run.suspend_reason = None
     run.error = None
     run.updated_us = work.now_us
     work.append_history(op.run_id, HistoryEntry("resume", at_us=work.now_us))
     for step in list(work.open_steps(op.run_id)):
-        if step.kind == "suspend":
+        if step.kind == "suspend" and not _is_past(run, step):
             _conclude(work, run, step, "succeeded")
     if not run.queued:
         run.queued = True
@@ -878,13 +897,9 @@ def _tell_parent(work: Workspace, run: RunRecord) -> None:
         _conclude(work, parent, step, "failed")
 
 
-# Why a run is suspended that could unwind all the same, where it is asked to.
-UNWINDS_INSTEAD = ("requested", "nondeterminism")
-
-
 def _settle(work: Workspace, run: RunRecord, settle: Settle) -> None:
     suspended = settle.status == "suspended"
-    if suspended and settle.reason in UNWINDS_INSTEAD and run.cancel_us is not None:
+    if suspended and run.cancel_us is not None and not settle.unwinding:
         _disown(work, run)  # asked to unwind meanwhile: whoever takes it up next does that
         return
     run.owner = None

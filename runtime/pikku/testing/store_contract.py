@@ -913,6 +913,31 @@ async def check_reap_sessions_leaves_a_zombie_nothing_to_write(
     assert await claim(store, "s1") == []
 
 
+async def check_commit_made_again_hides_none_of_its_steps(store: Store, clock: FakeClock) -> None:
+    await owned(store, "r")
+    job = write("job", "scheduled")._replace(queue=DEFAULT_QUEUE, position=1)
+    asks = [write("nap", "scheduled", kind="sleep", wait_us=SECOND_US), job]
+    await must(store, "s1", turn("r", 1, asks=asks))
+    clock.move_to(clock.now_us() + SECOND_US)
+    reply = await store.apply("s1", [turn("r", 1, asks=asks), FireTimers()], {JOB_QUEUE: 5})
+    assert [result.code for result in reply.results] == ["ok", "ok"]
+    assert [job.step.key for job in reply.jobs] == ["job"]
+    assert (await step_of(store, "r", "nap")).status == "succeeded"
+
+
+async def check_reap_sessions_gives_nothing_to_a_session_that_it_takes_from(
+    store: Store, clock: FakeClock
+) -> None:
+    await owned(store, "mine")
+    store.beat("s2", 10 * LEASE_US)
+    await must(store, "s2", new_run("waiting"))
+    clock.move_to(clock.now_us() + LEASE_US + 1)
+    reply = await store.apply("s1", [ReapSessions()], {INLINE_QUEUE: 5})
+    assert (reply.session_alive, reply.claimed) == (False, [])
+    assert [(await run_of(store, run_id)).owner for run_id in ("mine", "waiting")] == [None] * 2
+    assert sorted(await claim(store, "s2")) == ["mine", "waiting"]
+
+
 async def check_reap_sessions_is_bounded_and_goes_on(store: Store, clock: FakeClock) -> None:
     await owned(store, *[f"r{number}" for number in range(7)])
     clock.move_to(clock.now_us() + LEASE_US + 1)

@@ -561,7 +561,7 @@ def _commit(op: Commit, by: Caller) -> tuple[str, Arguments]:
             encode(settle.error),
             _marked(settle.reason),
             encode(json.dumps(settle.reason)) if settle.status == "suspended" else b"",
-            int(settle.withdraw),
+            int(settle.unwinding if settle.status == "suspended" else settle.withdraw),
             by.retention_us,
         )
     if op.cancel_reason is None:
@@ -608,11 +608,13 @@ def _report_progress(op: ReportProgress, by: Caller) -> tuple[str, Arguments]:
 
 
 def _cancel_run(op: CancelRun, by: Caller) -> tuple[str, Arguments]:
-    return "cancel_run", [op.run_id, op.kind, op.reason, _cancel_data(op.kind, op.reason)]
+    data = _cancel_data(op.kind, op.reason)
+    forced = encode(op.forced)
+    return "cancel_run", [op.run_id, op.kind, op.reason, data, forced, by.retention_us]
 
 
 def _resume_run(op: ResumeRun, by: Caller) -> tuple[str, Arguments]:
-    return "resume_run", [op.run_id]
+    return "resume_run", [op.run_id, "" if op.timeout_us is None else op.timeout_us]
 
 
 def _release_run(op: ReleaseRun, by: Caller) -> tuple[str, Arguments]:

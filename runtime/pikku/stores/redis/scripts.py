@@ -91,5 +91,5 @@ def scripts(*, flags: bool, given_time: bool) -> Scripts:
 
 def _ordered(names: list[str]) -> list[str]:
     """First those that define what others use."""
-    first = ["advertise", "create_run", "delete_run", "release_run"]
+    first = ["advertise", "create_run", "delete_run", "release_run", "commit"]
     return [*first, *(name for name in names if name[0] != "_" and name not in first)]

@@ -19,6 +19,7 @@ from pikku._records import (
     Job,
     LoadedRun,
     Op,
+    OpResult,
     ReapSessions,
     Reply,
     RunFilter,
@@ -153,7 +154,7 @@ class SqliteStore:
         try:
             work = SqliteWorkspace(connection, self._cache, session, self.clock.now_us())
             work.prefetch(ops, trusting=trusting)
-            results = [carry_out(work, op) for op in self._advisable(ops)]
+            results = [_carried_out(work, op) for op in self._advisable(ops)]
             work.flush()
             alive = work.session_exists()
             claimed: list[LoadedRun] = []
@@ -333,3 +334,12 @@ class SqliteStore:
 def _wait_for_nothing(connection: sqlite3.Connection) -> None:
     """Have the connection say at once that the file is locked: `begin_writing` does the waiting."""
     connection.execute("PRAGMA busy_timeout = 0")
+
+
+def _carried_out(work: SqliteWorkspace, op: Op) -> OpResult:
+    """What comes of *op*. A commit that is refused, or was made before, adds no steps: those that
+    it asks for may be there, and a timer or a job of theirs be next."""
+    taken = work.take_for_new(op)
+    result = carry_out(work, op)
+    work.doubt(taken)
+    return result

@@ -53,9 +53,10 @@ _COLUMNS = (
 )
 _NO_VALUES = "'', NULL, NULL"
 LEAN_RUN = f"SELECT {_COLUMNS.format(values=_NO_VALUES)} FROM runs"
+_VALUES = "coalesce(input, ''), output, error"
 WHOLE_RUN = (
-    f"SELECT {_COLUMNS.format(values='input, output, error')}"
-    " FROM runs JOIN run_values ON run = runs.number"
+    # Of a damaged run the values may be missing: it is there, and fails by its input.
+    f"SELECT {_COLUMNS.format(values=_VALUES)} FROM runs LEFT JOIN run_values ON run = runs.number"
 )
 _LIST_RUNS = f"""{WHOLE_RUN}
 WHERE (:workflow IS NULL OR workflow = :workflow)
@@ -132,7 +133,6 @@ class SqliteWorkspace:
                     wanted.append((run_id, key))
                 for write in op.asks:
                     if trusting and write.attempt == 1:
-                        self._steps.setdefault((run_id, write.key), None)
                         self._touched_steps.add((run_id, write.key))
                     else:
                         wanted.append((run_id, write.key))
@@ -147,6 +147,21 @@ class SqliteWorkspace:
         self._load_runs(LEAN_RUN, [run_id for run_id in lean if run_id not in self._runs])
         self._touched_steps.update(wanted)
         self._load_steps([place for place in wanted if place not in self._steps])
+
+    def take_for_new(self, op: Op) -> list[tuple[str, str]]:
+        """Take the steps that *op* asks for, and that were not looked for, to be not there."""
+        if not isinstance(op, Commit):
+            return []
+        places = [(op.run_id, write.key) for write in op.asks]
+        taken = [place for place in places if place not in self._steps]
+        self._steps.update(dict.fromkeys(taken))
+        return taken
+
+    def doubt(self, taken: Sequence[tuple[str, str]]) -> None:
+        """Those of *taken* that were not added may be there after all: whoever asks looks again."""
+        for place in taken:
+            if self._steps[place] is None:
+                del self._steps[place]
 
     def forget(self) -> None:
         """After the commit: keep at hand only what the next commits of the same runs need."""
@@ -479,6 +494,8 @@ class SqliteWorkspace:
             yield self._runs.get(row[1]) or self._lend(row)
 
     def drop_session(self, session: str) -> None:
+        if session == self.session:  # it came too late itself, and takes nothing from now on
+            self._alive = False
         self._execute(QUERIES["drop_session"], (session,))
         self._execute(QUERIES["empty_inbox"], (session,))
         self._execute(QUERIES["drop_holds"], (session,))

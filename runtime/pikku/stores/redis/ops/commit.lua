@@ -2,12 +2,10 @@
 -- run, turn, base (-1: none), length of what is whole, [key, record]*, how many of them are
 -- delivered, writes, [key, head, queue, static, outcome]*, entries,
 -- [kind, step ('' or '='..), attempt, data]*, settle status (''), output, error, reason ('' or
--- '='..), reason as data, withdraw, retention (us, 0: for ever), cancel ('' or '='..), cancel data;
+-- '='..), reason as data, withdraw (of what is suspended: whether its owner knows that it
+-- unwinds), retention (us, 0: for ever), cancel ('' or '='..), cancel data;
 -- where there are any: children, [arguments of create_run]*, steps that are called off, [key]*
 local WRITE_FORMAT = '<BBBI4I4I4I4I4Bdd'
-
--- Why a run is suspended that could unwind all the same, where it is asked to.
-local UNWINDS_INSTEAD = { ['=requested'] = true, ['=nondeterminism'] = true }
 
 -- Whether the session has words for a run that it has not read.
 local function has_mail(run)
@@ -24,7 +22,7 @@ end
 
 local function settle(run, f, status, output, error_text, reason, data, withdrawn, retention)
   disown_run(session, run)
-  local unwinds = f.cancel_us and status == 'suspended' and UNWINDS_INSTEAD[reason]
+  local unwinds = f.cancel_us and status == 'suspended' and withdrawn ~= '1'
   if status == 'running' and not has_mail(run) then
     call('HSET', run_key(run), 'owner', '')
     return
@@ -244,7 +242,8 @@ ops.commit = function(a)
         deliveries = deliveries + 1
         s.delivery = deliveries
       elseif after == before and st == SCHEDULED
-        and ((queue ~= '' and s.queue == '') or (kind == CHILD and job_of(s) == '')) then
+        and ((queue ~= '' and s.queue == '' and s.flags < CALLED_OFF)
+          or (kind == CHILD and job_of(s) == '')) then
         -- The attempt that its run's owner would have made crosses a queue after all, or the run of
         -- a child that is retried has been made.
         s.due, s.queue, s.flags, s.worker, s.outcome = due, queue, flags, '', ''
