@@ -1,9 +1,9 @@
 """Workers under random faults for as long as one likes: `python -m bench.soak --minutes 30`.
 
-The scenarios are those of `tests/faults`, in random order with random seeds. What is printed at
-the end is what was counted; a scenario that breaks a guarantee is told at once, with its seed, and
-makes the exit code 1. `--recovery 12` measures instead how long it takes from the kill of a worker
-to the next attempt of what it was doing, with the lease that a user has.
+The scenarios are those of `tests/faults` on one store, in random order with random seeds. What is
+printed at the end is what was counted; a scenario that breaks a guarantee is told at once, with its
+seed, and makes the exit code 1. `--recovery 12` measures instead how long it takes from the kill of
+a worker to the next attempt of what it was doing, with the lease that a user has.
 """
 
 from __future__ import annotations
@@ -15,33 +15,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.invariants import Figures, percentile
-from tests.faults.scenarios import ROWS, Scenario, corrupted, place
+from tests.faults.matrix import Setting
+from tests.faults.places import PLACES
+from tests.faults.rows.processes import recovery
+from tests.faults.scenarios import ROWS
 
-
-@dataclass
-class Row:
-    """What came of one kind of scenario."""
-
-    scenarios: int = 0
-    broken: int = 0
-    figures: Figures = field(default_factory=Figures)
+from .played import Scenario, Tally, play
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Soak, then print. 1 when a guarantee was broken."""
     options = _parser().parse_args(arguments)
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(10**6)
-    print(f"seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="pikku-soak-") as folder:
-        if options.recovery:
-            figures = asyncio.run(_recovery(Path(folder) / "site", seed, options.recovery))
-            print(_recovery_line(figures))
-            return 0
-        rows = asyncio.run(_soak(Path(folder) / "site", seed, options.minutes * 60, options.only))
+    if (why := PLACES[options.store].missing()) is not None:
+        raise SystemExit(why)
+    print(f"seed {seed}, {PLACES[options.store].program()}", flush=True)
+    if options.recovery:
+        print(_recovery_line(_recovery(seed, options.store, options.recovery)))
+        return 0
+    rows = _soak(seed, options.store, options.minutes * 60, options.only)
     print(table(rows))
     return int(any(row.broken for row in rows.values()))
 
@@ -49,52 +44,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
     parser.add_argument("--minutes", type=float, default=30.0, help="how long (30)")
+    parser.add_argument("--store", choices=list(PLACES), default="redis", help="which (redis)")
     parser.add_argument("--seed", type=int, help="of the plan; drawn and printed without it")
     parser.add_argument("--only", default="", help="scenarios whose name holds this")
     parser.add_argument("--recovery", type=int, default=0, metavar="KILLS", help="measure this")
     return parser
 
 
-async def _soak(folder: Path, seed: int, seconds: float, only: str) -> dict[str, Row]:
+def _soak(seed: int, store: str, seconds: float, only: str) -> dict[str, Tally]:
     dice = random.Random(seed)
-    chosen: list[Scenario] = [
-        scenario for scenario in (*ROWS, corrupted) if only in scenario.__name__
-    ]
+    chosen = [row.name for row in ROWS.values() if store in row.stores and only in row.name]
     if not chosen:
-        raise SystemExit(f"no scenario's name holds {only!r}")
-    rows: dict[str, Row] = {}
+        raise SystemExit(f"no scenario on {store} has a name that holds {only!r}")
+    rows: dict[str, Tally] = {}
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         # Each at least once, then any.
-        unseen = [each for each in chosen if each.__name__ not in rows]
-        scenario = dice.choice(unseen or chosen)
-        its_seed = dice.randrange(10**6)
-        row = rows.setdefault(scenario.__name__, Row())
-        row.scenarios += 1
-        began = time.monotonic()
-        try:
-            figures = await scenario(folder, its_seed)
-        except Exception as error:
-            row.broken += 1
-            print(f"BROKEN {scenario.__name__} {its_seed}: {type(error).__name__}: {error}")
+        unseen = [name for name in chosen if name not in rows]
+        name = dice.choice(unseen or chosen)
+        played = play(Scenario(name, store, dice.randrange(10**6)))
+        rows.setdefault(name, Tally()).add(played)
+        its_seed, figures = played.scenario.seed, played.figures
+        if played.broken is not None:
+            print(f"BROKEN {name} {its_seed}: {played.broken}", flush=True)
         else:
-            row.figures.add(figures)
-            took = time.monotonic() - began
-            print(f"{scenario.__name__} {its_seed}: {figures.runs} runs, {took:.1f} s", flush=True)
+            print(f"{name} {its_seed}: {figures.runs} runs, {played.seconds:.1f} s", flush=True)
     return rows
 
 
-async def _recovery(folder: Path, seed: int, kills: int) -> Figures:
+def _recovery(seed: int, store: str, kills: int) -> Figures:
     """Kills under load with the default lease, one after the other."""
-    async with place(folder, seed, lease=None) as here:
-        await here.start_workers(2)
-        for _ in range(kills):
-            await here.start_mixed(6)
-            worker = await here.busy_worker()
-            here.kill(worker)
-            await here.start_workers(1)
-            await here.ends()
-        return await here.check()
+    with tempfile.TemporaryDirectory(prefix="pikku-soak-") as folder:
+        return asyncio.run(recovery(Setting(Path(folder) / "site", seed, store), kills))
 
 
 def _recovery_line(figures: Figures) -> str:
@@ -116,6 +97,7 @@ HEADS = (
     "extra",
     "under way",
     "lost runs",
+    "forgotten",
     "lost acks",
     "repeated",
     "late starts",
@@ -125,15 +107,16 @@ HEADS = (
 )
 
 
-def table(rows: dict[str, Row]) -> str:
+def table(rows: dict[str, Tally]) -> str:
     """One line for each kind of scenario, and one for all.
 
     `extra` are executions beyond the first and the declared retries, `under way` what the faults
-    met; `lost` are counted where the store itself forgot; `repeated` are executions of what was
-    known to be recorded, `late starts` those in processes that had stood still; `refused` are
-    writes of zombies. The times are from a kill to the next attempt of what was under way.
+    met; `forgotten` runs and `lost acks` are counted where the store itself forgot; `repeated` are
+    executions of what was known to be recorded, `late starts` those in processes that had stood
+    still; `refused` are writes of zombies. The times are from a kill to the next attempt of what
+    was under way.
     """
-    total = Row()
+    total = Tally.of(())
     for row in rows.values():
         total.scenarios += row.scenarios
         total.broken += row.broken
@@ -149,7 +132,7 @@ def table(rows: dict[str, Row]) -> str:
     )
 
 
-def _cells(name: str, row: Row) -> tuple[str, ...]:
+def _cells(name: str, row: Tally) -> tuple[str, ...]:
     figures = row.figures
     counts = (
         row.scenarios,
@@ -160,6 +143,7 @@ def _cells(name: str, row: Row) -> tuple[str, ...]:
         figures.extra,
         figures.in_flight,
         figures.lost_runs,
+        figures.forgotten_runs,
         figures.lost_acknowledged,
         figures.repeated_recorded,
         figures.late_starts,

@@ -10,7 +10,6 @@ import asyncio
 import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults import fault_app
+from tests.faults.clocks import CLOCK_FILE, clock_of
 from tests.faults.invariants import Fault, Figures, Judge, Story
+from tests.faults.places import Place
 from tests.servers.ledger import VARIABLE, Ledger
 from tests.servers.proxy import FaultProxy
-from tests.servers.redis import RedisServer
 
 from pikku import Run
 from pikku._records import FINAL_STATUSES, LoadedRun
@@ -36,6 +36,8 @@ APP = "tests.faults.fault_app"
 LEASE_SECONDS = 1.5
 PATIENCE_SECONDS = 60.0
 MIXED = ("order", "fan", "race")
+# For a worker that leaves others something to do.
+FEW = ("--concurrency", "2")
 # What no log of a worker may hold: each is an exception that nobody expected.
 BUGS = ("a bug in pikku", "Traceback", "never retrieved", "InternalError", "was destroyed but")
 
@@ -44,33 +46,28 @@ def monotonic_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_MONOTONIC)
 
 
-class StoreFile:
-    """A SQLite file, where another scenario has a server."""
-
-    running = True
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def database(self, number: int) -> str:
-        """Its URL; there is but one."""
-        return f"sqlite:///{self.path}"
-
-    def start(self) -> None:
-        """Nothing to start."""
-
-
 class Broken(AssertionError):
-    """An invariant does not hold."""
+    """An invariant does not hold; what was counted all the same."""
+
+    def __init__(self, wrong: str, figures: Figures | None = None) -> None:
+        super().__init__(wrong)
+        self.figures = figures or Figures()
 
 
 class WorkerProcess:
     """A `pikku worker` of ours; its log outlives it."""
 
     def __init__(
-        self, folder: Path, number: int, url: str, environment: dict[str, str], *words: str
+        self,
+        folder: Path,
+        number: int,
+        url: str,
+        environment: dict[str, str],
+        *words: str,
+        proxied: bool = False,
     ) -> None:
         self.number = number
+        self.proxied = proxied
         self.log_file = folder / f"worker-{number}.log"
         with self.log_file.open("wb") as log:
             self.process = subprocess.Popen(
@@ -119,20 +116,18 @@ class Site:
     def __init__(
         self,
         folder: Path,
-        server: RedisServer | StoreFile,
+        place: Place,
         seed: int,
         *,
         options: str = "",
-        database: int = 0,
         lease: float | None = LEASE_SECONDS,
         **engine: Any,
     ) -> None:
         self.folder = folder
-        self.place = server
+        self.place = place
         self.seed = seed
         self.dice = random.Random(seed)
-        base = server.database(database)
-        self.url = base + ((("&" if "?" in base else "?") + options) if options else "")
+        self.url = with_options(place.url, options)
         self.options: dict[str, Any] = {"max_lost_attempts": 1_000, **engine}
         if lease is not None:
             self.options["lease_seconds"] = lease
@@ -148,23 +143,14 @@ class Site:
         self._background: list[asyncio.Task[None]] = []
         self._stack = AsyncExitStack()
 
-    @property
-    def server(self) -> RedisServer:
-        """Where this is a server."""
-        assert isinstance(self.place, RedisServer)
-        return self.place
-
-    @server.setter
-    def server(self, server: RedisServer) -> None:
-        self.place = server
-
     # --- its life ------------------------------------------------------------
 
     async def open(self, *, url: str | None = None) -> None:
         options = EngineOptions(lease_seconds=max(self.lease, 5.0))
-        await self._stack.enter_async_context(
-            fault_app.app.open(store=url or self.url, options=options, queue_service="store")
-        )
+        with clock_of(self.place.clock_file):
+            await self._stack.enter_async_context(
+                fault_app.app.open(store=url or self.url, options=options, queue_service="store")
+            )
 
     async def close(self) -> None:
         for task in [*self.followed.values(), *self._background]:
@@ -185,10 +171,18 @@ class Site:
     # --- workers -------------------------------------------------------------
 
     async def start_workers(
-        self, count: int, *words: str, through: FaultProxy | None = None, **environment: str
+        self,
+        count: int,
+        *words: str,
+        through: FaultProxy | None = None,
+        options: str = "",
+        **environment: str,
     ) -> list[WorkerProcess]:
-        """So many more, ready for work."""
+        """So many more, ready for work; with these options in the store's URL."""
         url = through.through(self.url) if through is not None else self.url
+        url = with_options(url, options)
+        if self.place.clock_file is not None:
+            environment[CLOCK_FILE] = str(self.place.clock_file)
         path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         env = {
             **os.environ,
@@ -200,13 +194,22 @@ class Site:
             **environment,
         }
         made = [
-            WorkerProcess(self.folder, len(self.workers) + i, url, env, *words)
+            WorkerProcess(
+                self.folder,
+                len(self.workers) + i,
+                url,
+                env,
+                *words,
+                proxied=through is not None,
+            )
             for i in range(count)
         ]
         self.workers += made
         for worker in made:
             await self.until(worker.settled, "a worker to be ready")
-            if not worker.alive:
+            # One may be killed by its work before it has said that it is there.
+            meant = fault_app.POISON_EXIT, -signal.SIGKILL if "FAULT_DIES_AFTER" in env else None
+            if worker.process.poll() not in (None, *meant):
                 raise Broken(f"a worker ended at its start:\n{worker.log}")
         return made
 
@@ -304,21 +307,32 @@ class Site:
         """So many runs, of all kinds in turn."""
         return [await self.start(MIXED[i % len(MIXED)], self.data()) for i in range(count)]
 
-    async def start(self, workflow: str, data: Any, *, expected: Any = None) -> str:
+    def new_id(self, workflow: str) -> str:
+        """An id that no other run here has."""
+        self._started += 1
+        return f"{workflow}-{self._started}-{self.seed}"
+
+    async def start(
+        self, workflow: str, data: Any, *, expected: Any = None, pinned: bool = False
+    ) -> str:
         """One run; it is followed to its end, whatever happens to the server meanwhile. A start
         whose answer is lost is made again, under the same id."""
-        self._started += 1
-        run_id = f"{workflow}-{self._started}-{self.seed}"
+        run_id = self.new_id(workflow)
         if expected is None:
             expected = fault_app.expected(workflow, data)
         while True:
             try:
-                run = await fault_app.app.start_workflow(workflow, data, run_id=run_id)
+                await fault_app.app.start_workflow(workflow, data, run_id=run_id, pinned=pinned)
                 break
             except StoreError:
                 await asyncio.sleep(0.05)
-        self.followed[run_id] = asyncio.create_task(self._follow(run, expected))
+        self.follow(workflow, run_id, expected)
         return run_id
+
+    def follow(self, workflow: str, run_id: str, expected: Any) -> None:
+        """Follow a run to its end, whoever has started it."""
+        run: Run[Any] = fault_app.app.get_run(workflow, run_id)
+        self.followed[run_id] = asyncio.create_task(self._follow(run, expected))
 
     async def start_families(self, count: int) -> None:
         """So many families, each paid at some time, and as many sagas that fail."""
@@ -359,7 +373,8 @@ class Site:
         _, pending = await asyncio.wait(tasks, timeout=patience)
         if pending:
             stuck = [each for each, task in self.followed.items() if task in pending]
-            raise Broken(await self._told(f"L: {len(stuck)} runs have not ended: {stuck[:5]}"))
+            said = await self._told(f"L: {len(stuck)} runs have not ended: {stuck[:5]}")
+            raise Broken(said, Figures(runs=len(self.followed), lost_runs=len(stuck)))
         return [task.result() for task in tasks]
 
     async def in_background(self, work: Coroutine[Any, Any, None]) -> None:
@@ -403,8 +418,9 @@ class Site:
             ]
         if doctor:
             wrong += await asyncio.to_thread(self._doctor)
+        wrong += await asyncio.to_thread(self.place.wrong)
         if wrong:
-            raise Broken(await self._told("\n".join(wrong[:20])))
+            raise Broken(await self._told("\n".join(wrong[:20])), figures)
         return figures
 
     async def _load_family(self, run_id: str, loaded: dict[str, LoadedRun | None]) -> list[str]:
@@ -475,20 +491,25 @@ class Site:
                     parts.append(f"{each}: {loaded.run}\n  open: {open_steps}")
                 if len(parts) > 6:
                     break
-        parts += [f"fault: {fault}" for fault in self.faults]
+        if len(parts) > 1 + len(self.notes):
+            parts += await asyncio.to_thread(self._doctor)
+        parts += [f"fault: {fault}" for fault in self.faults if fault.pids]
         for worker in self.workers:
             parts.append(f"--- worker {worker.number} ({worker.pid})\n{worker.log[-2500:]}")
         return "\n".join(parts)
 
 
+def with_options(url: str, options: str) -> str:
+    """A store's URL with more options; one that it has already stays as it is."""
+    if not options or options in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{options}"
+
+
 @asynccontextmanager
-async def site(
-    folder: Path, server: RedisServer | StoreFile, seed: int, *, options: str = "", **engine: Any
-) -> AsyncGenerator[Site, None]:
-    """A site, open; its folder is made anew."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    made = Site(folder, server, seed, options=options, **engine)
+async def site(place: Place, seed: int, **options: Any) -> AsyncGenerator[Site, None]:
+    """A site on a place that is open already."""
+    made = Site(place.folder, place, seed, **options)
     try:
         await made.open()
         yield made

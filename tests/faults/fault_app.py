@@ -29,7 +29,11 @@ Ctx: TypeAlias = FunctionContext[Any, Any]
 Wf: TypeAlias = WorkflowFunctionContext[Any, Any, WorkflowWire]
 Data: TypeAlias = dict[str, int]
 
-registry = Registry("tests.faults.fault_app")
+# Some processes have other code.
+IS_NEW = os.environ.get("FAULT_DEPLOY") == "new"
+CHECKED = 7000
+
+registry = Registry("tests.faults.fault_app", versions={"edited": "v2" if IS_NEW else "v1"})
 app: App[Any] = App(registry=registry, package="tests.faults.fault_app")
 
 POISON_EXIT = 9
@@ -295,6 +299,19 @@ async def napping(ctx: Wf, data: Data) -> int:
     return int((await steps.do("Second", reserve, {"n": n, "ms": 1}))["value"])
 
 
+@workflow()
+async def edited(ctx: Wf, data: Data) -> int:
+    """Has a step more in new code."""
+    steps: Any = ctx.workflow
+    ms = data["ms"]
+    n: int = (await steps.do("Reserve", reserve, {"n": data["n"], "ms": ms}))["value"]
+    if IS_NEW:
+        n = CHECKED + (await steps.do("Check", charge, {"n": n, "ms": ms}))["value"] - n
+    await steps.sleep("Wait", f"{data['sleep']}ms")
+    n = (await steps.do("Pack", pack, {"n": n, "ms": ms}))["value"]
+    return int((await steps.do("Ship", reserve, {"n": n, "ms": ms}))["value"])
+
+
 @workflow(timeout="10min")
 async def bounded(ctx: Wf, data: Data) -> int:
     """With a timeout, so that a timer is armed all its life."""
@@ -372,6 +389,8 @@ def expected(name: str, data: Data) -> Any:
             return n + sum(3 if i % 2 else 1 for i in range(data["steps"]))
         case "napping":
             return n + 2
+        case "edited":  # by old code
+            return n + 1 + 3 + 1
         case "bounded":
             return n + 3
         case "member":

@@ -47,7 +47,7 @@ class Story(NamedTuple):
 
 @dataclass(slots=True)
 class Figures:
-    """What was counted besides."""
+    """What was counted besides. `forgotten_runs` are those that the store itself has forgotten."""
 
     runs: int = 0
     executions: int = 0
@@ -59,6 +59,7 @@ class Figures:
     accidents: int = 0
     repeated_recorded: int = 0
     lost_runs: int = 0
+    forgotten_runs: int = 0
     recoveries: list[float] = field(default_factory=list[float])
     faults: dict[str, int] = field(default_factory=dict[str, int])
 
@@ -68,6 +69,7 @@ class Figures:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("lost_acknowledged", "accidents", "repeated_recorded", "lost_runs"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.forgotten_runs += other.forgotten_runs
         self.recoveries += other.recoveries
         for what, count in other.faults.items():
             self.faults[what] = self.faults.get(what, 0) + count
@@ -110,8 +112,10 @@ class Judge:
             loaded = self._loaded[story.run_id]
             where = f"run {story.run_id} of {story.workflow}"
             if loaded is None:
-                self.figures.lost_runs += 1
-                if not self._forgot:
+                if self._forgot:
+                    self.figures.forgotten_runs += 1
+                else:
+                    self.figures.lost_runs += 1
                     yield f"L: {where} is gone"
                 continue
             if loaded.run.status not in FINAL_STATUSES:

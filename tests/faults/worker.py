@@ -3,7 +3,9 @@
 A program. `FAULT_OPTIONS` are engine options as JSON. The outcomes that its store has confirmed go
 to the ledger as acknowledged; how often it was refused goes to the file that `FAULT_REFUSED` names.
 With `FAULT_PUSH_ALONE` it hears of work by the store's word or not at all: what it does in turn, it
-does every hour. How many pages its SQLite file may have stands in the file `FAULT_PAGES`, if any.
+does every hour. How many pages its SQLite file may have stands in the file `FAULT_PAGES`, if any;
+how far off the store's clock is, in the file `FAULT_CLOCK_FILE`. With `FAULT_DIES_AFTER` it dies
+when its store has carried out so many batches, before anybody is told of the last.
 """
 
 from __future__ import annotations
@@ -11,15 +13,18 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.faults.clocks import CLOCK_FILE, clock_of
 from tests.servers.ledger import Ledger
 
 from pikku import _engine, _intake, _results, _settings
 from pikku._records import Commit, CompleteStep, Op, OpResult, Reply
 from pikku.stores.base import Store
+from pikku.stores.postgres.store import PostgresStore
 from pikku.stores.redis.store import RedisStore
 from pikku.stores.sqlite.store import SqliteStore
 
@@ -42,16 +47,22 @@ def take_down(ledger: Ledger, op: Op, result: OpResult) -> None:
         os.close(file)
 
 
-def watch_store(kind: type[RedisStore | SqliteStore]) -> None:
+def watch_store(kind: type[PostgresStore | RedisStore | SqliteStore]) -> None:
     ledger = Ledger.here()
     real: Any = kind.apply
+    left = int(os.environ.get("FAULT_DIES_AFTER", "0"))
 
     async def apply(
         self: Store, session: str, ops: Sequence[Op], want: Mapping[str, int], /
     ) -> Reply:
         if isinstance(self, SqliteStore):
             await limit_pages(self)
+        nonlocal left
         reply: Reply = await real(self, session, ops, want)
+        if any(isinstance(op, Commit | CompleteStep) for op in ops):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
         for op, result in zip(ops, reply.results, strict=True):
             take_down(ledger, op, result)
         return reply
@@ -84,13 +95,15 @@ def main() -> None:
     options: dict[str, Any] = json.loads(os.environ.get("FAULT_OPTIONS", "{}"))
     changed: Any = _settings
     changed.EngineOptions = functools.partial(_settings.EngineOptions, **options)
-    watch_store(RedisStore)
-    watch_store(SqliteStore)
+    for kind in (PostgresStore, RedisStore, SqliteStore):
+        watch_store(kind)
     if "FAULT_PUSH_ALONE" in os.environ:
         push_alone()
     from pikku.cli import main
 
-    main()
+    file = os.environ.get(CLOCK_FILE)
+    with clock_of(Path(file) if file else None):
+        main()
 
 
 if __name__ == "__main__":

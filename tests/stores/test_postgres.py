@@ -307,6 +307,23 @@ async def test_a_session_that_reaps_itself_takes_nothing_in_the_same_breath(open
         assert (run.owner, run.queued) == (None, True)
 
 
+async def test_a_zombies_commit_hides_none_of_the_steps_that_its_run_has_by_now(
+    opened: Open,
+) -> None:
+    """What the zombie takes for new is there, and its timer and its job are not lost on it."""
+    zombie, other = await opened(), await opened()
+    other.beat("s2", LEASE_US)
+    await must(other, "s2", new_run("r", claim=True, inline=False))
+    job = write("job", "scheduled")._replace(queue=DEFAULT_QUEUE, position=1)
+    asks = [write("nap", "scheduled", kind="sleep", wait_us=1), job]
+    await must(other, "s2", turn("r", 1, asks=asks))
+    zombie.beat("s1", LEASE_US)
+    reply = await zombie.apply("s1", [turn("r", 1, asks=asks), FireTimers()], {JOB_QUEUE: 1})
+    assert [result.code for result in reply.results] == ["fenced", "ok"]
+    assert [each.step.key for each in reply.jobs] == ["job"]
+    assert (await step_of(other, "r", "nap")).status == "succeeded"
+
+
 # --- answers that are lost ------------------------------------------------------------------------
 
 

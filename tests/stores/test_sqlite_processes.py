@@ -24,13 +24,22 @@ from tests.runtime.kit import Toy, Wf, World
 
 from pikku import Run, RunCancelledError
 from pikku._clock import Clock
-from pikku._records import CancelRun, ReapSessions, RunFilter, WatchRun
+from pikku._records import CancelRun, FireTimers, ReapSessions, RunFilter, WatchRun
 from pikku.errors import StoreUnavailableError
 from pikku.stores import make_store
-from pikku.stores.base import INLINE_QUEUE, MAIL, ORCHESTRATOR_QUEUE
+from pikku.stores.base import DEFAULT_QUEUE, INLINE_QUEUE, JOBS, MAIL, ORCHESTRATOR_QUEUE
 from pikku.stores.sqlite.store import SqliteStore
 from pikku.testing.clock import FakeClock
-from pikku.testing.store_contract import LEASE_US, SECOND_US, must, new_run, run_of
+from pikku.testing.store_contract import (
+    LEASE_US,
+    SECOND_US,
+    must,
+    new_run,
+    run_of,
+    step_of,
+    turn,
+    write,
+)
 
 OPENER = textwrap.dedent("""
     import asyncio, sys
@@ -535,6 +544,25 @@ async def test_a_third_process_hears_of_the_end_of_a_run(hearing: Site) -> None:
     said = await asyncio.to_thread(follower.communicate, timeout=60)
     assert said == (f"{fault_app.expected('napping', data)}\n", "")
     await hearing.check()
+
+
+async def test_a_zombies_commit_hides_none_of_the_steps_that_its_run_has_by_now(
+    here: SqliteStore, there: SqliteStore
+) -> None:
+    """What the zombie takes for new is there, and its timer and its job are not lost on it."""
+    there.beat("zombie", -1)
+    await must(there, "zombie", new_run("r", claim=True, inline=False))
+    await must(here, "s1", ReapSessions())
+    await here.apply("s1", [], {ORCHESTRATOR_QUEUE: 1})
+    job = write("job", "scheduled")._replace(queue=DEFAULT_QUEUE, position=1)
+    asks = [write("nap", "scheduled", kind="sleep", wait_us=1), job]
+    await must(here, "s1", turn("r", 1, asks=asks))
+    reply = await there.apply(
+        "s2", [turn("r", 1, asks=asks), FireTimers()], {JOBS + DEFAULT_QUEUE: 1}
+    )
+    assert [result.code for result in reply.results] == ["fenced", "ok"]
+    assert [each.step.key for each in reply.jobs] == ["job"]
+    assert (await step_of(here, "r", "nap")).status == "succeeded"
 
 
 async def test_two_workers_share_the_jobs_and_execute_none_twice(tmp_path: Path) -> None:
