@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pikku_gen.model.facts import ScanFact, SymbolsFact
+from pikku_gen.model.facts import BodiesFact, ScanFact, SymbolsFact
 from pikku_gen.model.frozen import freeze, thaw
 from pikku_gen.project import SourceFile
 from pikku_gen.write import write_atomically
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 _FOLDER: Final = ".pikku"
 _NAME: Final = "scan.json"
 _TICK: Final = 50_000_000
@@ -33,6 +33,7 @@ class Entry:
     """It holds one of the words looked for."""
     scan: object = None
     symbols: object = None
+    bodies: object = None
 
 
 @dataclass(slots=True)
@@ -108,7 +109,14 @@ class Cache:
             "needles": self.needles,
             "result": self.result,
             "files": {
-                path: [entry.stamp, entry.digest, entry.passed, entry.scan, entry.symbols]
+                path: [
+                    entry.stamp,
+                    entry.digest,
+                    entry.passed,
+                    entry.scan,
+                    entry.symbols,
+                    entry.bodies,
+                ]
                 for path, entry in sorted(self.entries.items())
             },
         }
@@ -134,8 +142,8 @@ def open_cache(folder: Path, key: str) -> Cache:
             return cache
         cache.needles = tuple(document["needles"])
         cache.result = document["result"]
-        for name, (stamp, digest, passed, scan, symbols) in document["files"].items():
-            cache.entries[name] = Entry((stamp[0], stamp[1]), digest, passed, scan, symbols)
+        for name, (stamp, *facts) in document["files"].items():
+            cache.entries[name] = Entry((stamp[0], stamp[1]), *facts)
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return Cache(path, key)
     return cache
@@ -156,7 +164,12 @@ def symbols_of(entry: Entry) -> SymbolsFact | None:
     return thaw(SymbolsFact, entry.symbols) if entry.symbols is not None else None
 
 
-def frozen(fact: ScanFact | SymbolsFact) -> object:
+def bodies_of(entry: Entry) -> BodiesFact | None:
+    """The body facts of an entry."""
+    return thaw(BodiesFact, entry.bodies) if entry.bodies is not None else None
+
+
+def frozen(fact: ScanFact | SymbolsFact | BodiesFact) -> object:
     """Facts as an entry holds them."""
     return freeze(fact)
 

@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from pikku_gen.pipeline import Outcome
 
 Format = Literal["text", "json", "github"]
+DrawnAs = Literal["mermaid", "svg", "dot", "json"]
+ToldAs = Literal["text", "json", "markdown"]
 OK: Final = 0
 FAILED: Final = 1
 MISUSED: Final = 2
+NOT_FOUND: Final = 3
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 when the output is stale.")
+@click.option("--fix", is_flag=True, help="First mend in the sources what is mechanical.")
 @click.option(
     "--format",
     "style",
@@ -37,7 +41,13 @@ MISUSED: Final = 2
 @click.option("--version", is_flag=True, help="Print the version and exit.")
 @click.pass_context
 def main(
-    context: click.Context, *, check: bool, style: Format, project: Path | None, version: bool
+    context: click.Context,
+    *,
+    check: bool,
+    fix: bool,
+    style: Format,
+    project: Path | None,
+    version: bool,
 ) -> None:
     """Write the typed package of the project around the current folder.
 
@@ -47,8 +57,10 @@ def main(
     if version:
         click.echo(f"pikku-gen {_version()}")
         return
+    if check and fix:
+        raise click.UsageError("--check writes nothing, --fix does: choose one")
     if context.invoked_subcommand is None:
-        context.exit(build(project, style, check=check))
+        context.exit(build(project, style, check=check, fix=fix))
 
 
 @main.command()
@@ -68,13 +80,137 @@ def explain(context: click.Context, code: str) -> None:
     click.echo(text, nl=False)
 
 
-def build(project: Path | None, style: Format, *, check: bool) -> int:
+@main.command()
+@click.argument("name")
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["mermaid", "svg", "dot", "json"]),
+    default="mermaid",
+    show_default=True,
+    help="How to draw it; json is as in the manifest.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file to write; default: stdout.",
+)
+@click.pass_context
+def graph(context: click.Context, name: str, style: DrawnAs, out: Path | None) -> None:
+    """Draw the steps of the workflow NAME, as the sources have it now.
+
+    Exit codes: 0 fine, 1 diagnostics, 2 wrong usage, 3 no workflow has this name.
+    """
+    context.exit(draw(_folder(context), name, style, out))
+
+
+@main.command()
+@click.argument("old")
+@click.argument("new", required=False)
+@click.option(
+    "--format",
+    "style",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="How to print it; markdown is for a pull request.",
+)
+@click.option("--store", metavar="URL", help="Also say which unfinished runs of it are touched.")
+@click.option("--app", metavar="PACKAGE", help="The same for the store of this app.")
+@click.pass_context
+def diff(
+    context: click.Context,
+    old: str,
+    new: str | None,
+    style: ToldAs,
+    store: str | None,
+    app: str | None,
+) -> None:
+    """Say what becomes of runs in flight that began under OLD when NEW is deployed.
+
+    Each is a git revision, a manifest.json, a generated package or a project's folder; NEW is the
+    working tree where it is left out. Verdicts are safe, needs patched and breaking.
+
+    Exit codes: 0 all are safe, 1 one is not, 2 wrong usage, or what cannot be read.
+    """
+    context.exit(compare(_folder(context), old, new, style, store, app))
+
+
+def _folder(context: click.Context) -> Path:
+    """The project that a command works on."""
+    from pikku_gen.config import find_project
+
+    given: Path | None = context.parent.params.get("project") if context.parent else None
+    return given.resolve() if given else find_project(Path.cwd()) or Path.cwd()
+
+
+def draw(folder: Path, name: str, style: DrawnAs, out: Path | None) -> int:
+    """Draws the step graph of a workflow; returns the exit code."""
+    from pikku_gen import drawing
+    from pikku_gen.diagnostics import all_near, as_text
+    from pikku_gen.pipeline import read
+
+    reading = read(folder)
+    if reading.failed:
+        text = as_text(reading.diagnostics, _reader(folder), color=_is_colored())
+        click.echo(text, nl=False, err=True, color=True)
+        return FAILED
+    found = reading.workflow(name)
+    if found is None:
+        close = all_near(name, reading.workflows)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        hint = hint or f"; there are {', '.join(reading.workflows) or 'none'}"
+        click.echo(f"pikku-gen: no workflow has the name {name}{hint}", err=True)
+        return NOT_FOUND
+    text = drawing.drawn(found, style)
+    if out is None:
+        click.echo(text, nl=False)
+        return OK
+    try:
+        out.write_bytes(text.encode())
+    except OSError as error:
+        click.echo(f"pikku-gen: {out} cannot be written: {error.strerror}", err=True)
+        return MISUSED
+    return OK
+
+
+def compare(
+    folder: Path, old: str, new: str | None, style: ToldAs, store: str | None, app: str | None
+) -> int:
+    """Compares two states of a project and prints the verdicts; returns the exit code."""
+    from pikku_gen.diagnostics import as_text
+    from pikku_gen.diff import report
+    from pikku_gen.diff.runs import StoreError, runs_in_flight
+    from pikku_gen.diff.sides import SideError, side_of
+
+    try:
+        sides = side_of(old, folder), side_of(new, folder)
+        runs = runs_in_flight(folder, store, app) if store or app else None
+    except SideError as error:
+        said = as_text(error.diagnostics, _reader(folder), color=_is_colored())
+        click.echo(f"{said}pikku-gen: {error.message}", err=True, color=True)
+        return MISUSED
+    except StoreError as error:
+        click.echo(f"pikku-gen: the runs cannot be listed: {error}", err=True)
+        return MISUSED
+    told = report.report(*sides, runs)
+    shown = {"text": report.as_text, "json": report.as_json, "markdown": report.as_markdown}
+    click.echo(shown[style](told), nl=False)
+    return OK if told.verdict == "safe" else FAILED
+
+
+def build(project: Path | None, style: Format, *, check: bool, fix: bool = False) -> int:
     """Runs the generator and prints what it says; returns the exit code."""
     from pikku_gen.config import find_project
     from pikku_gen.pipeline import run
 
-    folder = project.resolve() if project else find_project(Path.cwd())
-    outcome = run(folder or Path.cwd(), check=check)
+    folder = (project.resolve() if project else find_project(Path.cwd())) or Path.cwd()
+    if fix:
+        from pikku_gen import fixing
+
+        count = fixing.fix(folder)
+        click.echo(f"pikku-gen: mended {count} {'place' if count == 1 else 'places'}", err=True)
+    outcome = run(folder, check=check)
     _print(outcome, style, check=check)
     if outcome.misconfigured:
         return MISUSED
@@ -110,15 +246,18 @@ def _summary(outcome: Outcome, found: tuple[Diagnostic, ...], *, check: bool) ->
     if outcome.failed:
         count = sum(item.severity == "error" for item in found)
         return f"pikku-gen: {count} {'error' if count == 1 else 'errors'}; nothing was written"
+    count = sum(item.severity == "warning" for item in found)
+    warned = f"; {count} {'warning' if count == 1 else 'warnings'}" if count else ""
     if not changes.stale:
-        return f"pikku-gen: {outcome.package} is up to date"
+        return f"pikku-gen: {outcome.package} is up to date{warned}"
     parts = [f"{len(changes.written)} written"] if changes.written else []
     parts += [f"{len(changes.removed)} removed"] if changes.removed else []
     if check:
         stale = len(changes.written) + len(changes.removed)
         files = "1 file" if stale == 1 else f"{stale} files"
-        return f"pikku-gen: {outcome.package} is stale ({files}); run pikku-gen"
-    return f"pikku-gen: {outcome.package}: {', '.join(parts)}, {changes.unchanged} unchanged"
+        return f"pikku-gen: {outcome.package} is stale ({files}); run pikku-gen{warned}"
+    written = f"{', '.join(parts)}, {changes.unchanged} unchanged"
+    return f"pikku-gen: {outcome.package}: {written}{warned}"
 
 
 def _document(outcome: Outcome, *, check: bool) -> dict[str, object]:

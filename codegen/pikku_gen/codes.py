@@ -344,6 +344,180 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         '`ctx.workflow.do(f"Reserve {item.id}", reserve, item)`',
     ),
     Entry(
+        "PKG306",
+        "clock in a workflow",
+        "`{0}` reads the clock: another time on every replay",
+        "write `await ctx.workflow.now()`: it is recorded once",
+        "The body is executed again on every replay, and the clock has gone on since. What depends"
+        " on it may then take another way than the history says.",
+        "started = datetime.now()",
+        "`started = await ctx.workflow.now()`, or read the clock inside a step. `pikku-gen --fix`"
+        " does it where a workflow's own body reads the clock. The time of `ctx.workflow.now()` is"
+        " aware and in UTC.",
+        severity="warning",
+    ),
+    Entry(
+        "PKG307",
+        "chance in a workflow",
+        "`{0}` is another value on every replay",
+        'make it a step: `await ctx.workflow.do("Draw", lambda: {0})`',
+        "Random numbers, random identifiers and secrets are drawn again on every replay, so that"
+        " the body sees others than those that the history was made with.",
+        "key = uuid4()",
+        "`await ctx.workflow.uuid4()` or `await ctx.workflow.random()`, which are recorded once;"
+        " anything else in an inline step, whose result is recorded.",
+        severity="warning",
+    ),
+    Entry(
+        "PKG308",
+        "environment in a workflow",
+        "`{0}` looks at the process it is in: a replay may be in another",
+        'make it a step: `await ctx.workflow.do("Read setting", lambda: {0})`',
+        "Environment variables, host names and process numbers are those of the process that"
+        " executes the body at the moment. Replays happen in other processes, on other machines and"
+        " after deploys.",
+        'region = os.environ["REGION"]',
+        '`await ctx.workflow.do("Read region", lambda: os.environ["REGION"])`, or give it to the'
+        " workflow as input.",
+        severity="warning",
+    ),
+    Entry(
+        "PKG309",
+        "network in a workflow",
+        "`{0}` speaks to the network on every replay",
+        'make it a step: `await ctx.workflow.do("Ask", function, data)`',
+        "The body is executed again on every replay: the request is sent again, and may be answered"
+        " otherwise. Clients that need the event loop do not work in a body at all.",
+        "rates = requests.get(url).json()",
+        "Put it into a function under `@pikku_func`, and call that by"
+        ' `await ctx.workflow.do("Fetch rates", fetch_rates, url)`.',
+        severity="warning",
+    ),
+    Entry(
+        "PKG310",
+        "file in a workflow",
+        "`{0}` reads or changes files on every replay",
+        'make it a step: `await ctx.workflow.do("Read file", function, data)`',
+        "The body is executed again on every replay, perhaps on another machine: a file that is"
+        " written is written again, one that is read may have changed or be missing.",
+        'text = Path("terms.txt").read_text()',
+        'Read it in a step: `await ctx.workflow.do("Read terms", lambda:'
+        ' Path("terms.txt").read_text())`.',
+        severity="warning",
+    ),
+    Entry(
+        "PKG311",
+        "process or thread in a workflow",
+        "`{0}` acts on processes or threads outside of the run on every replay",
+        'make it a step: `await ctx.workflow.do("Start it", function, data)`',
+        "A process or a thread that a body starts is started again on every replay, and what it"
+        " does is not part of the history.",
+        'subprocess.run(["make", "report"])',
+        "Start it in a function under `@pikku_func`; what computes for long has"
+        ' `@pikku_func(executor="process")`.',
+        severity="warning",
+    ),
+    Entry(
+        "PKG312",
+        "event loop in a workflow",
+        "`{0}` needs the event loop of the process, which a workflow does not have",
+        'make it a step: `await ctx.workflow.do("Step name", function, data)`',
+        "A body runs on a loop of its own that has no timers, threads or sockets, since none of"
+        " them survives a restart. The call raises WorkflowBodyError.",
+        "await asyncio.sleep(300)",
+        '`await ctx.workflow.sleep("Wait for payment", "5min")`; `timeout="30s"` on the step;'
+        " `ctx.workflow.race` of a step and a sleep; threads and sockets in a step.",
+    ),
+    Entry(
+        "PKG313",
+        "order of a set in a workflow",
+        "the order of the set `{0}` is another in every process",
+        "write `sorted({0})`",
+        "Texts have another hash in every process, and so a set of them another order: the steps of"
+        " a replay would come in another order than the recorded ones.",
+        "for sku in {line.sku for line in order.lines}:",
+        "`for sku in sorted(…)`, or `dict.fromkeys(…)`, which keeps the order.",
+        severity="warning",
+    ),
+    Entry(
+        "PKG314",
+        "changing variable of a module in a workflow",
+        "`{0}` is a variable of the module that changes: a replay finds another value",
+        "give it to the workflow as input, or read and change it in a step",
+        "A replay begins with the variables of the process it is in, not with those that the body"
+        " saw the first time; and it changes them once more.",
+        "SEEN.append(order.order_id)",
+        "Keep it in a local variable, which a replay builds up again, or in a store that steps read"
+        " and write.",
+        severity="warning",
+    ),
+    Entry(
+        "PKG315",
+        "cancellation that is swallowed",
+        "`{0}` catches the cancellation of the run and goes on",
+        "write `except Exception:`, or end the handler with `raise`",
+        "A run that is cancelled, or is past its timeout, gets asyncio.CancelledError at its"
+        " pending awaits. A body that catches it goes on, and is granted no further step.",
+        "try:\n    await ctx.workflow.do(…)\nexcept BaseException:\n    pass",
+        "Catch `Exception` or `StepFailedError`. To clean up, use `finally`, or `raise` at the end"
+        " of the handler.",
+        severity="warning",
+    ),
+    Entry(
+        "PKG316",
+        "result that cannot be recorded",
+        "this returns {0}, which cannot be recorded",
+        "return plain data: texts, numbers, lists, dictionaries, dataclasses, models",
+        "What a workflow or an inline step returns is recorded as JSON. Functions, generators, open"
+        " files and modules have no such form.",
+        'await ctx.workflow.do("Read lines", lambda: (line for line in lines))',
+        '`lambda: [line for line in lines]`; of a file its text: `lambda: Path("a").read_text()`.',
+    ),
+    Entry(
+        "PKG317",
+        "services in a workflow",
+        "`{0}` in a workflow is used again on every replay",
+        'use it in a step: `await ctx.workflow.do("Step name", lambda: {0}.…)`',
+        "What services answer is not recorded unless a step asks them.",
+        "user = await ctx.services.db.user(data.user_id)",
+        '`await ctx.workflow.do("Load user", lambda: ctx.services.db.user(data.user_id))`, or a'
+        " function under `@pikku_func`.",
+        severity="warning",
+    ),
+    Entry(
+        "PKG318",
+        "blocking call",
+        "`{0}` blocks the process: no other run moves meanwhile",
+        "put it into a plain `def` under `@pikku_func`, which runs in a thread",
+        "The body of a workflow, and the callable of an inline step, are executed on the event loop"
+        " that all runs of the process share.",
+        'await ctx.workflow.do("Fetch", lambda: requests.get(url).text)',
+        "Make it a function under `@pikku_func`: a plain `def` runs in a thread, and has retries"
+        " and a timeout. In an inline step an asynchronous client does as well; to wait, write"
+        " `ctx.workflow.sleep`.",
+        severity="warning",
+    ),
+    Entry(
+        "PKG319",
+        "allow comment that says too little",
+        "{0}",
+        "write `# pikku: allow[PKG306] why it does no harm`",
+        "A comment that allows something names codes of the determinism lint, and says why.",
+        "started = time.time()  # pikku: allow[PKG306]",
+        "Add the reason after the bracket: `# pikku: allow[PKG306] only logged`.",
+        severity="note",
+    ),
+    Entry(
+        "PKG320",
+        "allow comment without use",
+        "nothing here is reported as {0}",
+        "remove the comment",
+        "The line that the comment is about earns no such diagnostic (any more).",
+        "total = 1 + 1  # pikku: allow[PKG306] only logged",
+        "Remove the comment, or the code from it.",
+        severity="note",
+    ),
+    Entry(
         "PKG401",
         "output that cannot be written",
         "this file cannot be written: {0}",
@@ -430,6 +604,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
 )
 
 TABLE: Final = {entry.code: entry for entry in ENTRIES}
+LINT: Final = tuple(code for code in TABLE if code.startswith("PKG3"))
+"""The codes whose severity a project may choose, and which a comment may allow."""
 
 
 def explain(code: str) -> str | None:

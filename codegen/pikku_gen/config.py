@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, cast
 
+from pikku_gen.codes import LINT, Severity
 from pikku_gen.diagnostics import Diagnostic, diagnostic, nearest
 from pikku_gen.model.places import Place, Span
 
 StringNames = Literal["auto", "always", "never"]
+Level = Severity | Literal["off"]
 
 PYPROJECT: Final = "pyproject.toml"
 _TEXTS: Final = ("root", "output", "package", "services", "store", "queue_service", "authorize")
 _KNOWN: Final = (*_TEXTS, "source", "string_names", "client_types", "queues", "lint", "retention")
+_LEVELS: Final = ("error", "warning", "note", "off")
 _ENDS: Final = ("completed", "failed", "cancelled")
 _DURATION: Final = re.compile(r"([0-9]+(ms|s|min|h|d|w))+|P[0-9YMWDTHS.]+")
 _CHOICES: Final = {
@@ -40,6 +43,8 @@ class Settings:
     retention: str | None = None
     """`30d`, or `completed=30d,failed=90d`."""
     string_names: StringNames = "auto"
+    lint: tuple[tuple[str, Level], ...] = ()
+    """Severities by code, where they are not those of the table."""
     admits_python_3_11: bool = False
     lines: tuple[tuple[str, int], ...] = ()
 
@@ -47,7 +52,8 @@ class Settings:
         """Where a setting stands, or the table where it does not."""
         found = dict(self.lines)
         line = found.get(key, found.get("", 0))
-        return Place(PYPROJECT, Span(line, 1, max(len(key), 1)) if line else Span())
+        width = len(key.rpartition(".")[2])
+        return Place(PYPROJECT, Span(line, 1, max(width, 1)) if line else Span())
 
 
 def find_project(start: Path) -> Path | None:
@@ -101,7 +107,9 @@ def _settings(
             problems.append(diagnostic("PKG503", place, key, hint=hint))
             continue
         wrong = _wrong(key, value)
-        if wrong:
+        if key == "lint" and not wrong:
+            problems += _wrong_lint(found, cast("Mapping[str, object]", value))
+        elif wrong:
             problems.append(diagnostic("PKG504", place, f"`{key}` {wrong}"))
         elif isinstance(value, str):
             good[key] = value
@@ -122,6 +130,7 @@ def _settings(
             queue_service=good.get("queue_service"),
             retention=good.get("retention"),
             string_names=cast(StringNames, good.get("string_names", "auto")),
+            lint=_levels(table.get("lint")),
             admits_python_3_11=_admits_3_11(document),
             lines=lines,
         ),
@@ -150,6 +159,25 @@ def _wrong(key: str, value: object) -> str:
     if not value:
         return "must not be empty"
     return ""
+
+
+def _levels(value: object) -> tuple[tuple[str, Level], ...]:
+    if not isinstance(value, dict):
+        return ()
+    given = cast("Mapping[str, object]", value)
+    return tuple((code, cast(Level, level)) for code, level in sorted(given.items()))
+
+
+def _wrong_lint(settings: Settings, given: Mapping[str, object]) -> Iterator[Diagnostic]:
+    for code, level in given.items():
+        place = settings.place(f"lint.{code}")
+        if code not in LINT:
+            close = nearest(code, LINT)
+            hint = f"did you mean `{close}`?" if close else f"there are {', '.join(LINT)}"
+            yield diagnostic("PKG504", place, f"`lint` knows no `{code}`", hint=hint)
+        elif level not in _LEVELS:
+            words = f"`{code}` must be one of {', '.join(_LEVELS)}, not `{level}`"
+            yield diagnostic("PKG504", place, words)
 
 
 def _is_text(value: object) -> bool:
@@ -198,13 +226,15 @@ def _table(document: Mapping[str, object], *path: str) -> Mapping[str, object] |
 
 def _key_lines(text: str) -> tuple[tuple[str, int], ...]:
     lines: dict[str, int] = {}
-    inside = False
+    prefix: str | None = None
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()
         if stripped.startswith("["):
-            inside = stripped.split("#")[0].strip().strip("[]").strip() == "tool.pikku"
-            if inside:
-                lines[""] = number
-        elif inside and "=" in stripped and not stripped.startswith("#"):
-            lines.setdefault(stripped.split("=", 1)[0].strip().strip("\"'"), number)
+            table = stripped.split("#")[0].strip().strip("[]").strip()
+            prefix = {"tool.pikku": "", "tool.pikku.lint": "lint."}.get(table)
+            if prefix is not None:
+                lines.setdefault(prefix.rstrip("."), number)
+        elif prefix is not None and "=" in stripped and not stripped.startswith("#"):
+            key = stripped.split("=", 1)[0].strip().strip("\"'")
+            lines.setdefault(f"{prefix}{key}", number)
     return tuple(lines.items())

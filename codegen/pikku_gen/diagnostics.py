@@ -23,20 +23,30 @@ class Diagnostic:
     message: str
     hint: str
     related: tuple[Place, ...] = ()
+    fix: str = ""
+    """What can be written at the place instead, without a second thought."""
+    level: Severity | None = None
+    """The severity that the project chose."""
 
     @property
     def severity(self) -> Severity:
-        """As the table says."""
-        return TABLE[self.code].severity
+        """As the project says, else as the table does."""
+        return self.level or TABLE[self.code].severity
 
 
 def diagnostic(
-    code: str, place: Place, subject: str, *, hint: str = "", related: tuple[Place, ...] = ()
+    code: str,
+    place: Place,
+    subject: str,
+    *,
+    hint: str = "",
+    related: tuple[Place, ...] = (),
+    fix: str = "",
 ) -> Diagnostic:
     """A diagnostic in the words of the table; `hint` replaces the table's."""
     entry = TABLE[code]
     return Diagnostic(
-        place, code, entry.words.format(subject), hint or entry.hint.format(subject), related
+        place, code, entry.words.format(subject), hint or entry.hint.format(subject), related, fix
     )
 
 
@@ -44,6 +54,11 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name that was probably meant."""
     matches = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.6)
     return matches[0] if matches else None
+
+
+def all_near(name: str, names: Iterable[str]) -> list[str]:
+    """The names that may have been meant, the nearest first."""
+    return difflib.get_close_matches(name, sorted(names), n=3, cutoff=0.6)
 
 
 def ordered(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
@@ -105,8 +120,8 @@ class _Paint:
 
 def _text_block(found: Diagnostic, read_line: ReadLine, paint: _Paint) -> str:
     shade = {"error": "1;31", "warning": "1;33", "note": "1;36"}[found.severity]
-    note = "note: " if found.severity == "note" else ""
-    lines = [f"{paint('1', _shown(found.place))}: {paint(shade, found.code)} {note}{found.message}"]
+    kind = "" if found.severity == "error" else f"{found.severity}: "
+    lines = [f"{paint('1', _shown(found.place))}: {paint(shade, found.code)} {kind}{found.message}"]
     lines += _frame(found.place, read_line, paint, shade)
     for place in found.related:
         lines.append(f"  also here: {_shown(place)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
@@ -13,14 +13,17 @@ from pikku_gen.cache import Cache, open_cache
 from pikku_gen.config import PYPROJECT, read_settings
 from pikku_gen.diagnostics import Diagnostic, diagnostic, has_errors, ordered
 from pikku_gen.link.app import link
+from pikku_gen.link.bodies import link_bodies
 from pikku_gen.link.shapes import Shapes
-from pikku_gen.model.app import App
+from pikku_gen.model.app import App, BodyModel
+from pikku_gen.model.facts import ScanFact
 from pikku_gen.model.frozen import freeze, thaw
 from pikku_gen.model.places import Place
 from pikku_gen.project import Project, locate
 from pikku_gen.reading import Reader, quiet
 from pikku_gen.render.home import templates_dir
 from pikku_gen.rules import judge
+from pikku_gen.rules.allowed import settle
 from pikku_gen.write import NO_CHANGES, Changes, apply, compare, refusals, short_diff
 
 UNREAD: Final = frozenset({"PKG101", "PKG102", "PKG103"})
@@ -68,6 +71,58 @@ def run(folder: Path, *, check: bool = False) -> Outcome:
     return outcome
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the sources of a project say now, whatever was generated of them."""
+
+    diagnostics: tuple[Diagnostic, ...]
+    manifest: Mapping[str, object]
+    """As it would be written; the nodes of its graphs have a place, `module:line`."""
+    paths: Mapping[str, str]
+    """The file of each module that such a place may name."""
+
+    @property
+    def failed(self) -> bool:
+        """True where something could not be read; other errors are no matter of the steps."""
+        return not self.manifest or any(found.code in UNREAD for found in self.diagnostics)
+
+    @property
+    def workflows(self) -> list[str]:
+        """The names of the workflows."""
+        return [str(flow["name"]) for flow in self._flows]
+
+    def workflow(self, name: str) -> Mapping[str, object] | None:
+        """The entry of a workflow in the manifest."""
+        return next((flow for flow in self._flows if flow["name"] == name), None)
+
+    @property
+    def _flows(self) -> Sequence[Mapping[str, object]]:
+        return cast("Sequence[Mapping[str, object]]", self.manifest["workflows"])
+
+
+def read(folder: Path) -> Reading:
+    """Reads the project in `folder` and writes nothing."""
+    from pikku_gen.render.manifest import manifest_of
+
+    settings, problems = read_settings(folder)
+    project, missing = (None, problems) if problems else locate(settings)
+    if project is None:
+        return Reading(ordered([*problems, *missing]), {}, {})
+    cache = open_cache(folder, _cache_key(folder))
+    reader = Reader(project, cache)
+    with quiet():
+        _, diagnostics = _understand(project, reader)
+        reader.locate({source.path for source, fact in reader.scanned() if _has_steps(fact)})
+        scanned = reader.scanned()
+        app, _ = link(project, reader.table, scanned, placed=True)
+    paths = {source.module: source.path for source, _ in scanned}
+    return Reading(diagnostics, manifest_of(app, ()), paths)
+
+
+def _has_steps(fact: ScanFact) -> bool:
+    return bool(fact.helpers) or any(function.graph for function in fact.functions)
+
+
 def _settled(project: Project, cache: Cache, reader: Reader) -> Outcome | None:
     """The outcome of the last run, where nothing moved since: neither a source nor the output."""
     known = cache.result
@@ -113,11 +168,19 @@ def _understand(project: Project, reader: Reader) -> tuple[App, tuple[Diagnostic
         app, unresolved = link(project, reader.table, scanned)
         said = [*reader.problems(), *unresolved]
         if not any(found.code in UNREAD for found in said):
+            app = replace(app, conduct=_conduct(app, reader))
             said += judge(app, shapes, admits_python_3_11=project.settings.admits_python_3_11)
-        diagnostics = ordered(said)
-        if not reader.locate({place.path for found in diagnostics for place in _places(found)}):
-            return app, diagnostics
+        unmeasured = {
+            place.path for found in said for place in _places(found) if not place.span.located
+        }
+        if not reader.locate(unmeasured):
+            return app, ordered(settle(said, reader.allows(), project.settings.lint))
         scanned = reader.scanned()
+
+
+def _conduct(app: App, reader: Reader) -> tuple[BodyModel, ...]:
+    declared = {rpc.function.key for rpc in app.rpcs} | {body.key for body in app.bodies}
+    return link_bodies(reader.table, app.bodies, declared, reader.bodies, reader.path_of)
 
 
 def _emit(outcome: Outcome, project: Project, app: App, *, check: bool) -> Outcome:

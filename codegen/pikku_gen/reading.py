@@ -6,16 +6,19 @@ import gc
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from pikku_gen.cache import Cache, Entry, frozen, scan_of, symbols_of
+from pikku_gen.cache import Cache, Entry, bodies_of, frozen, scan_of, symbols_of
 from pikku_gen.diagnostics import Diagnostic, diagnostic
 from pikku_gen.link.symbols import SymbolTable
 from pikku_gen.model.app import Source
-from pikku_gen.model.facts import Problem, ScanFact, SymbolsFact
+from pikku_gen.model.facts import AllowFact, BodiesFact, Problem, ScanFact, SymbolsFact
 from pikku_gen.model.places import Place
 from pikku_gen.project import Project, SourceFile
 from pikku_gen.scan.names import NEEDLES, Names
+
+if TYPE_CHECKING:
+    import ast
 
 _NOTHING: Final = SymbolsFact({}, (), (), {}, {})
 
@@ -33,6 +36,9 @@ class Reader:
         self._texts: dict[str, str | Problem] = {}
         self._symbols: dict[str, SymbolsFact | None] = {}
         self._facts: dict[str, ScanFact] = {}
+        self._bodies: dict[str, BodiesFact] = {}
+        self._tree: tuple[str, ast.Module] | None = None
+        """The syntax tree that was read last, by its path."""
         self._problems: list[Diagnostic] = []
 
     def scan(self) -> list[tuple[Source, ScanFact]]:
@@ -92,6 +98,21 @@ class Reader:
         file = self._file(module)
         return file.path if file else module
 
+    def bodies(self, module: str) -> BodiesFact | None:
+        """What the functions of a module of the project do."""
+        file = self._file(module)
+        if file is None:
+            return None
+        if file.path not in self._bodies:
+            self._read_bodies(file, None)
+        return self._bodies.get(file.path)
+
+    def allows(self) -> Iterator[tuple[str, AllowFact]]:
+        """The comments that allow something, in files whose bodies were asked for."""
+        for path, fact in self._bodies.items():
+            for allow in fact.allows:
+                yield path, allow
+
     # ---
 
     def _words(self, aliases: Iterator[str] | tuple[str, ...]) -> tuple[str, ...]:
@@ -146,12 +167,35 @@ class Reader:
             return
         from pikku_gen.scan.declarations import scan_module
 
+        tree = self._tree[1] if self._tree is not None and self._tree[0] == file.path else None
         project = self._project
         names = Names(file.module, symbols, project.package, project.root, self.table.follow)
         fact = scan_module(text, symbols, names, located=located)
         self._add(file, fact)
         entry.scan = frozen(fact)
         self._cache.dirty = True
+        if file.path not in self._bodies and any(f.kind == "workflow" for f in fact.functions):
+            self._read_bodies(file, tree)
+
+    def _read_bodies(self, file: SourceFile, tree: ast.Module | None) -> None:
+        entry = self._entry(file)
+        if entry is None:
+            return
+        known = bodies_of(entry)
+        if known is None:
+            text = self._text(file)
+            if text is None:
+                return
+            from pikku_gen.scan.bodies import read_bodies
+            from pikku_gen.scan.symbols import parse
+
+            found = tree or parse(text)
+            if isinstance(found, Problem):
+                return
+            known = read_bodies(found, text, file.module, is_package=file.is_package)
+            entry.bodies = frozen(known)
+            self._cache.dirty = True
+        self._bodies[file.path] = known
 
     def _add(self, file: SourceFile, fact: ScanFact) -> None:
         if not file.importable and (fact.functions or fact.wires or fact.signals):
@@ -176,12 +220,14 @@ class Reader:
         text = self._text(file)
         if text is None:
             return None
-        from pikku_gen.scan.symbols import read_symbols
+        from pikku_gen.scan.symbols import parse, symbols_of_tree
 
-        found = read_symbols(text, file.module, is_package=file.is_package)
-        if isinstance(found, Problem):
-            self._note(file, found)
+        tree = parse(text)
+        if isinstance(tree, Problem):
+            self._note(file, tree)
             return None
+        self._tree = (file.path, tree)
+        found = symbols_of_tree(tree, file.module, is_package=file.is_package)
         entry.symbols = frozen(found)
         self._cache.dirty = True
         return found

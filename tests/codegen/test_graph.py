@@ -476,7 +476,25 @@ def step(name: str, rpc: str = "charge", kind: str = "do") -> dict[str, Any]:
             "if ctx.workflow.patched('p'):\n    await ctx.workflow.do('A', charge, 1)",
             [
                 {"step": "patched", "name": "p"},
-                {"choice": [[step("A")]], "otherwise": True},
+                {"choice": [[step("A")]], "patched": "p", "otherwise": True},
+            ],
+        ),
+        (
+            "new = ctx.workflow.patched('p')\nif not new:\n"
+            "    await ctx.workflow.do('A', charge, 1)\n"
+            "x = await ctx.workflow.do('B', charge, 1) if new and amount else 0",
+            [
+                {"step": "patched", "name": "p"},
+                {"choice": [[step("A")]], "unless": "p", "otherwise": True},
+                {"choice": [[step("B")]], "patched": "p", "otherwise": True},
+            ],
+        ),
+        (
+            "if ctx.workflow.patched('p'):\n    pass\n"
+            "else:\n    await ctx.workflow.do('A', charge, 1)",
+            [
+                {"step": "patched", "name": "p"},
+                {"choice": [[step("A")]], "unless": "p", "otherwise": True},
             ],
         ),
     ],

@@ -11,6 +11,7 @@ from pikku_gen.link.annotations import resolve_annotation
 from pikku_gen.link.attributes import attribute_for
 from pikku_gen.link.functions import function_named
 from pikku_gen.link.graph import Graphs, version_of
+from pikku_gen.link.schemas import describe
 from pikku_gen.link.services import resolve_services
 from pikku_gen.link.symbols import SymbolTable
 from pikku_gen.model.app import (
@@ -20,6 +21,7 @@ from pikku_gen.model.app import (
     RpcModel,
     SignalModel,
     Source,
+    TypeRef,
     WorkflowModel,
 )
 from pikku_gen.model.facts import FunctionFact, ScanFact
@@ -35,9 +37,10 @@ Scanned = Sequence[tuple[Source, ScanFact]]
 
 
 def link(
-    project: Project, table: SymbolTable, scanned: Scanned
+    project: Project, table: SymbolTable, scanned: Scanned, *, placed: bool = False
 ) -> tuple[App, tuple[Diagnostic, ...]]:
-    """The model, and every name on the way that leads nowhere."""
+    """The model, and every name on the way that leads nowhere; `placed` adds to step graphs where
+    their nodes stand."""
     problems = [
         diagnostic(found.code, source.at(found.span), found.subject, hint=found.hint)
         for source, fact in scanned
@@ -59,7 +62,7 @@ def link(
     rpcs.sort(key=lambda rpc: (rpc.name, rpc.function.place))
     helpers = {(s.module, h.qualname): h for s, fact in scanned for h in fact.helpers}
     graphs = Graphs(table, functions, helpers, rpcs, workflows, signals)
-    workflows = [_versioned(flow, graphs) for flow in workflows]
+    workflows = [_versioned(flow, graphs, placed=placed) for flow in workflows]
     services, services_path, wrong = resolve_services(project, table)
     problems += wrong
     used = {workflow.function.key for workflow in workflows}
@@ -101,6 +104,7 @@ def link(
         child_strings=_emits(settings.string_names, len(rpcs) + len(workflows), STEP_STRINGS),
         signal_strings=_emits(settings.string_names, len(signals), SIGNAL_STRINGS),
         workflow_strings=_emits(settings.string_names, len(workflows), WORKFLOW_STRINGS),
+        types=describe(table, _named(rpcs, workflows, signals)),
     ), tuple(problems)
 
 
@@ -128,9 +132,10 @@ def _wired(
     return workflows, loose
 
 
-def _versioned(flow: WorkflowModel, graphs: Graphs) -> WorkflowModel:
+def _versioned(flow: WorkflowModel, graphs: Graphs, *, placed: bool) -> WorkflowModel:
     graph = graphs.of(flow.function)
-    return replace(flow, graph=tuple(graph), version=version_of(graph))
+    shown = graphs.of(flow.function, placed=True) if placed else graph
+    return replace(flow, graph=tuple(shown), version=version_of(graph))
 
 
 def _signals(table: SymbolTable, scanned: Scanned) -> tuple[list[SignalModel], list[Diagnostic]]:
@@ -151,13 +156,20 @@ def _mixed(
     workflows: Iterable[WorkflowModel],
     signals: Iterable[SignalModel],
 ) -> Iterator[Source]:
-    models = [*(rpc.function for rpc in rpcs), *(flow.function for flow in workflows)]
-    refs = [ref for model in models for ref in (model.input, model.output)]
-    refs += [signal.payload for signal in signals]
+    refs = _named(rpcs, workflows, signals)
     homes = {symbol.module for ref in refs for symbol in ref.symbols}
     for source, fact in scanned:
         if fact.imports_package and source.module in homes:
             yield source
+
+
+def _named(
+    rpcs: Iterable[RpcModel], workflows: Iterable[WorkflowModel], signals: Iterable[SignalModel]
+) -> list[TypeRef]:
+    """The types of everything that is recorded."""
+    models = [*(rpc.function for rpc in rpcs), *(flow.function for flow in workflows)]
+    refs = [ref for model in models for ref in (model.input, model.output)]
+    return [*refs, *(signal.payload for signal in signals)]
 
 
 def _emits(string_names: str, count: int, limit: int) -> bool:

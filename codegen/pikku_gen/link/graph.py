@@ -57,11 +57,11 @@ class Graphs:
             self._kept[signal.source.module, signal.fact.variable] = signal.name
         self._unfolded = 0
 
-    def of(self, function: FunctionModel) -> list[Shown]:
-        """The canonical graph of one workflow."""
+    def of(self, function: FunctionModel, *, placed: bool = False) -> list[Shown]:
+        """The canonical graph of one workflow; `placed` adds where each of its nodes stands."""
         nodes = self._followed(function.fact.graph, function.source.module, (function.key,), "")
         kept = simplified(nodes, _RETURNS)
-        return self._shown(kept, _numbered(kept))
+        return self._shown(kept, _numbered(kept), placed=placed)
 
     # --- names and helpers
 
@@ -83,6 +83,7 @@ class Graphs:
                     parts=parts,
                     target=self._target(module, node.target),
                     undo=self._target(module, node.undo),
+                    module=module,
                 )
             )
         return tuple(found)
@@ -93,11 +94,11 @@ class Graphs:
         home, _, last = name.rpartition(".")
         helper = self._helpers.get((home, last))
         if helper is None or (home, last) in stack or not _takes_it(helper, node):
-            return GraphNode("unknown", name)
+            return GraphNode("unknown", name, span=node.span, module=module)
         self._unfolded += 1
         scope = str(self._unfolded)
         body = self._followed(helper.graph, home, (*stack, (home, last)), scope)
-        return GraphNode("local", parts=(body,))
+        return GraphNode("local", parts=(body,), span=node.span, module=module)
 
     def _target(self, module: str, target: TargetFact | None) -> TargetFact | None:
         """The target by the name it is registered under, however it was written."""
@@ -143,41 +144,50 @@ class Graphs:
 
     # --- the graph as it is written down
 
-    def _shown(self, nodes: Nodes, numbers: Mapping[str, int]) -> list[Shown]:
+    def _shown(self, nodes: Nodes, numbers: Mapping[str, int], *, placed: bool) -> list[Shown]:
         found: list[Shown] = []
         for node in nodes:
-            parts = [self._shown(part, numbers) for part in node.parts]
-            match node.kind:
-                case "step":
-                    found.append(_step(node))
-                case "choice":
-                    shown: Shown = {"choice": parts}
-                    found.append(shown if node.exhaustive else {**shown, "otherwise": True})
-                case "loop":
-                    found.append(_filled({"loop": parts[0]}, {"else": parts[1]}))
-                case "try":
-                    body, orelse, final, *handlers = parts
-                    more: Shown = {"except": [handler for handler in handlers if handler]}
-                    more |= {"swallows": not all(handlers)}
-                    found.append(_filled({"try": body}, more | {"else": orelse, "finally": final}))
-                case "with" | "group" | "saga":
-                    found.append({node.kind: parts[0]})
-                case "local":
-                    found.append({"call": parts[0]})
-                case "parallel" | "race":
-                    found.append({node.kind: parts})
-                case "start":
-                    found.append({"start": numbers[node.name], "steps": parts[0]})
-                case "join":
-                    joined = sorted(numbers[one] for one in node.name.split() if one in numbers)
-                    if joined:
-                        found.append({"join": joined})
-                case "unknown" | "call":
-                    inner = [one for part in parts for one in part]
-                    found.append(_filled({"unknown": node.text}, {"steps": inner}))
-                case _:
-                    found.append({"end": node.kind})
+            parts = [self._shown(part, numbers, placed=placed) for part in node.parts]
+            shown = _node(node, parts, numbers)
+            if shown is not None:
+                at = f"{node.module}:{node.span.line}"
+                found.append({**shown, "at": at} if placed and node.span.located else shown)
         return found
+
+
+def _node(
+    node: GraphNode, parts: Sequence[list[Shown]], numbers: Mapping[str, int]
+) -> Shown | None:
+    match node.kind:
+        case "step":
+            return _step(node)
+        case "choice":
+            guard = {"unless" if node.unless else "patched": node.patch} if node.patch else {}
+            shown: Shown = {"choice": parts, **guard}
+            return shown if node.exhaustive else {**shown, "otherwise": True}
+        case "loop":
+            return _filled({"loop": parts[0]}, {"else": parts[1]})
+        case "try":
+            body, orelse, final, *handlers = parts
+            more: Shown = {"except": [handler for handler in handlers if handler]}
+            more |= {"swallows": not all(handlers)}
+            return _filled({"try": body}, more | {"else": orelse, "finally": final})
+        case "with" | "group" | "saga":
+            return {node.kind: parts[0]}
+        case "local":
+            return {"call": parts[0]}
+        case "parallel" | "race":
+            return {node.kind: parts}
+        case "start":
+            return {"start": numbers[node.name], "steps": parts[0]}
+        case "join":
+            joined = sorted(numbers[one] for one in node.name.split() if one in numbers)
+            return {"join": joined} if joined else None
+        case "unknown" | "call":
+            inner = [one for part in parts for one in part]
+            return _filled({"unknown": node.text}, {"steps": inner})
+        case _:
+            return {"end": node.kind}
 
 
 def version_of(graph: Sequence[Shown]) -> str:
@@ -224,10 +234,13 @@ def _choice(node: GraphNode, tail: frozenset[str]) -> Nodes:
     branches = [simplified(part, tail) for part in node.parts]
     exhaustive = node.exhaustive
     last = branches[-1]
-    if exhaustive and len(last) == 1 and last[0].kind == "choice":  # `elif`
+    if exhaustive and len(last) == 1 and last[0].kind == "choice" and not last[0].patch:  # `elif`
         branches[-1:] = last[0].parts
         exhaustive = last[0].exhaustive
     exhaustive = exhaustive and all(branches)
+    if node.patch and not branches[0]:  # what is left is the other way, if it is one
+        patch = node.patch if len(branches) == 2 else ""
+        node = replace(node, patch=patch, unless=bool(patch) and not node.unless)
     return _with_parts(replace(node, exhaustive=exhaustive), [one for one in branches if one])
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pikku_gen.model.facts import FunctionFact, NameUse, SignalFact, WireFact
+from pikku_gen.model.facts import FunctionFact, NameUse, SignalFact, UseFact, WireFact
 from pikku_gen.model.places import Place, Span
 
 
@@ -33,6 +33,11 @@ class TypeRef:
     def text(self) -> str:
         """The annotation with each name in its defining module's spelling."""
         return "".join(part if isinstance(part, str) else part.name for part in self.parts)
+
+    @property
+    def qualified(self) -> str:
+        """The annotation with each name behind the module that defines it."""
+        return "".join(map(str, self.parts))
 
     @property
     def symbols(self) -> tuple[Symbol, ...]:
@@ -139,6 +144,20 @@ class LooseWire:
 
 
 @dataclass(frozen=True, slots=True)
+class BodyModel:
+    """What the body of a workflow does, or that of a function it calls, names followed."""
+
+    workflow: FunctionModel
+    source: Source
+    name: str
+    uses: tuple[UseFact, ...]
+    call: Place | None = None
+    """Where the workflow calls the function; None for the workflow itself."""
+    inline: bool = False
+    """It is called inside of an inline step."""
+
+
+@dataclass(frozen=True, slots=True)
 class App:
     """Everything found in one project, sorted by name."""
 
@@ -164,6 +183,12 @@ class App:
     """A step may name a workflow by a string."""
     signal_strings: bool
     workflow_strings: bool
+    conduct: tuple[BodyModel, ...] = ()
+    """What is done in workflows besides steps."""
+    types: Mapping[str, Mapping[str, object]] = field(
+        default_factory=dict[str, Mapping[str, object]]
+    )
+    """What inputs, results and payloads are made of, by qualified name."""
 
     @property
     def bodies(self) -> tuple[FunctionModel, ...]:

@@ -5,7 +5,7 @@ Facts are plain enough to live in the scan cache as JSON: see `model.frozen`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pikku_gen.model.places import Span
@@ -76,6 +76,8 @@ class ClassFact:
     decorators: tuple[str, ...]
     fields: tuple[Field, ...]
     total: bool = True
+    members: tuple[str, ...] = ()
+    """Of an enumeration: `NAME = value`, as written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +192,9 @@ class GraphNode:
     `step`: `name` is its template, `text` the method of `ctx.workflow`; `call`: a helper, `text` as
     written, that is given the context as its argument number `index` (or `keyword`); `choice`:
     `exhaustive` where one of the parts is always taken; `loop`: body, else; `try`: body, else,
-    finally, handlers; `start` and `join`: `name` is the number of what was started.
+    finally, handlers; `start` and `join`: `name` is the number of what was started. `patch` is the
+    guard that a choice asks for: its first part is the way of new runs, or with `unless` the way of
+    old ones. Where a node stands is no part of what it says.
     """
 
     kind: GraphKind
@@ -203,6 +207,11 @@ class GraphNode:
     detached: bool = False
     index: int = -1
     keyword: str = ""
+    patch: str = ""
+    unless: bool = False
+    span: Span = field(default=Span(), compare=False)
+    module: str = field(default="", compare=False)
+    """The module of the span; empty for that of the workflow's or helper's own facts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +244,54 @@ class CallFact:
     text: str
     kind: Literal["rpc", "reference", "start"]
     target: str
+
+
+UseKind = Literal["call", "read", "set", "global", "swallow", "result", "services"]
+
+
+@dataclass(frozen=True, slots=True)
+class UseFact:
+    """One thing that the body of a function does, and that a replay may meet otherwise.
+
+    `call`, `read`: `name` is the dotted name of what is called or read, from its module on; `set`:
+    an iteration; `global`: a changing variable of the module; `swallow`: a handler; `result`:
+    `name` is the kind of value handed back; `services`: of a workflow's context.
+    """
+
+    kind: UseKind
+    span: Span
+    text: str
+    """As written."""
+    name: str = ""
+    arguments: tuple[str, ...] = ()
+    """Of a call, as written."""
+    workflow: str = ""
+    """How `ctx.workflow` is written where a step could be awaited in its place; or empty."""
+    inline: bool = False
+    """It stands in an inline callable, so it is done once."""
+    made: bool = False
+    """It is done with an object that the same body makes."""
+    exact: bool = True
+    """The span is that of the expression itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllowFact:
+    """A comment `# pikku: allow[CODE, …] reason`."""
+
+    span: Span
+    line: int
+    """The line that it is about."""
+    codes: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BodiesFact:
+    """What the top-level functions of one file do, by their names; and what the file allows."""
+
+    functions: dict[str, tuple[UseFact, ...]]
+    allows: tuple[AllowFact, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,13 @@ from pikku_gen.model.facts import Option, StepFact
 
 def render_manifest(app: App, files: Iterable[str]) -> str:
     """The manifest's text; `files` are those of the generated package."""
-    document = {
+    document = manifest_of(app, files)
+    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def manifest_of(app: App, files: Iterable[str]) -> dict[str, object]:
+    """What the manifest says."""
+    return {
         "manifest": 1,
         "package": app.package,
         "root": app.root,
@@ -20,8 +26,8 @@ def render_manifest(app: App, files: Iterable[str]) -> str:
         "functions": [_function(rpc) for rpc in app.rpcs],
         "workflows": [_workflow(flow) for flow in app.workflows],
         "signals": [_signal(signal) for signal in app.signals],
+        "types": app.types,
     }
-    return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def _function(rpc: RpcModel) -> dict[str, object]:
@@ -63,6 +69,7 @@ def _signal(signal: SignalModel) -> dict[str, object]:
         "attribute": signal.attribute,
         "module": signal.source.module,
         "payload": None if signal.payload.is_none else signal.payload.text,
+        "payload_type": signal.payload.qualified,
         "description": signal.fact.description,
     }
 
@@ -73,6 +80,8 @@ def _identity(function: FunctionModel) -> dict[str, object]:
         "qualname": function.fact.qualname,
         "input": function.input.text if function.fact.has_input else None,
         "output": function.output.text,
+        "input_type": function.input.qualified,
+        "output_type": function.output.qualified,
     }
 
 

@@ -114,6 +114,8 @@ class _Reader:
     """Variables that hold something started, by its numbers."""
     started: int = 0
     assigned: set[str] = field(default_factory=set[str])
+    guards: dict[str, str] = field(default_factory=dict[str, str])
+    """Variables that hold the answer of a guard, by its id."""
 
     def read(self) -> Nodes:
         self.assigned = set(bound_names(self.function.body))
@@ -126,12 +128,19 @@ class _Reader:
         for statement in block.body:
             if isinstance(statement, cst.SimpleStatementLine):
                 for small in statement.body:
-                    found += self._small(small, is_async=is_async)
+                    found += self._at(small, self._small(small, is_async=is_async))
             elif isinstance(statement, cst.BaseSmallStatement):
-                found += self._small(statement, is_async=is_async)
+                found += self._at(statement, self._small(statement, is_async=is_async))
             elif isinstance(statement, cst.BaseCompoundStatement):
-                found += self._compound(statement, is_async=is_async)
+                found += self._at(statement, self._compound(statement, is_async=is_async))
         return found
+
+    def _at(self, place: cst.CSTNode, nodes: Nodes) -> Nodes:
+        """The nodes, those without a place of their own at this one."""
+        if not nodes:
+            return nodes
+        span = self.locate(place)
+        return [node if node.span.located else replace(node, span=span) for node in nodes]
 
     def _compound(self, statement: cst.BaseCompoundStatement, *, is_async: bool) -> Nodes:
         match statement:
@@ -213,7 +222,29 @@ class _Reader:
             orelse = self._if(statement.orelse, is_async=is_async)
         elif statement.orelse is not None:
             orelse = self._block(statement.orelse.body, is_async=is_async)
-        return [*before, *_choice(body, orelse, exhaustive=True)]
+        made = self._at(statement, _choice(body, orelse, exhaustive=True))
+        return [*before, *self._guarded(statement.test, made)]
+
+    def _guarded(self, test: cst.BaseExpression, choice: Nodes) -> Nodes:
+        """The choice with the guard that its test asks for."""
+        unless = isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not)
+        inner = test.expression if isinstance(test, cst.UnaryOperation) and unless else test
+        if isinstance(inner, cst.BooleanOperation) and isinstance(inner.operator, cst.And):
+            inner = cst.Name("") if unless else inner.left
+        if isinstance(inner, cst.NamedExpr):
+            inner = inner.value
+        patch = ""
+        if isinstance(inner, cst.Name):
+            patch = self.guards.get(inner.value, "")
+        elif isinstance(inner, cst.Call):
+            patch = self._patch(inner)
+        return [replace(node, patch=patch, unless=unless) for node in choice] if patch else choice
+
+    def _patch(self, node: cst.Call) -> str:
+        """The id of the guard that a call asks for; empty for any other call."""
+        if self._meant(dotted(node.func)) != "ctx.workflow.patched" or not node.args:
+            return ""
+        return string(node.args[0].value) or ""
 
     def _else(self, orelse: cst.Else | None, is_async: bool) -> Nodes:
         return self._block(orelse.body, is_async=is_async) if orelse else []
@@ -281,8 +312,12 @@ class _Reader:
         is_kept = bool(known) and all(isinstance(target, cst.Name) for target in targets)
         found = [] if is_kept else self._expression(value)
         names = [name for target in targets for name in names_of_target(target)]
+        patch = self._patch(value) if isinstance(value, cst.Call) else ""
         for name in names:
             self.held.pop(name, None)
+            self.guards.pop(name, None)
+            if patch:
+                self.guards[name] = patch
             if known:
                 self.aliases[name] = known
             elif not isinstance(value, cst.Await):
@@ -306,6 +341,9 @@ class _Reader:
                 if isinstance(inner, cst.Call) and self._is_step(inner):
                     return found
                 numbers = self._numbers_in(inner)
+                if isinstance(inner, cst.Call) and _ends_with_the_first(inner):
+                    ends = [[GraphNode("join", name=number)] for number in numbers]
+                    return [*found, _node("race", *ends)] if ends else found
                 return [*found, GraphNode("join", name=" ".join(numbers))] if numbers else found
             case cst.Call():
                 return self._call(node, live=live)
@@ -321,7 +359,8 @@ class _Reader:
                 before = self._expression(node.test)
                 one = self._expression(node.body, live=live)
                 other = self._expression(node.orelse, live=live)
-                return [*before, *_choice(one, other, exhaustive=True)]
+                made = _choice(one, other, exhaustive=True)
+                return [*before, *self._guarded(node.test, made)]
             case cst.BooleanOperation():
                 before = self._expression(node.left)
                 return [*before, *_choice(self._expression(node.right, live=live))]
@@ -382,7 +421,8 @@ class _Reader:
             found = self._arguments(node, live=True)
             return found if live else self._start(found)
         if owner in ("", "asyncio") and method in _SIDE_BY_SIDE:
-            return self._side_by_side("parallel", node, live=live)
+            kind: GraphKind = "race" if _ends_with_the_first(node) else "parallel"
+            return self._side_by_side(kind, node, live=live)
         if owner in ("", "asyncio") and method in _PASSED_ON:
             return self._live(self._arguments(node, live=True), live)
         found = self._expression(node.func)
@@ -472,6 +512,7 @@ class _Reader:
             target,
             undo,
             detached=is_detached(node),
+            span=self.locate(node),
         )
         return [*found, *([step] if kind == "patched" else self._live([step], live))]
 
@@ -556,6 +597,12 @@ def _choice(*branches: Nodes, exhaustive: bool = False) -> Nodes:
     if not any(branches):
         return []
     return [replace(_node("choice", *branches), exhaustive=exhaustive)]
+
+
+def _ends_with_the_first(node: cst.Call) -> bool:
+    """True for `asyncio.wait(…, return_when=FIRST_COMPLETED)`."""
+    when = keyword(node.args, "return_when")
+    return when is not None and dotted(when).rpartition(".")[2] == "FIRST_COMPLETED"
 
 
 def _is_context(meant: str) -> bool:

@@ -20,6 +20,11 @@ def read_symbols(text: str, module: str, *, is_package: bool) -> SymbolsFact | P
     tree = parse(text)
     if isinstance(tree, Problem):
         return tree
+    return symbols_of_tree(tree, module, is_package=is_package)
+
+
+def symbols_of_tree(tree: ast.Module, module: str, *, is_package: bool) -> SymbolsFact:
+    """The symbols of a module's syntax tree."""
     found = _Symbols(module if is_package else module.rpartition(".")[0])
     for statement in _top_level(tree.body):
         found.add(statement)
@@ -175,14 +180,35 @@ def _class(statement: ast.ClassDef) -> ClassFact:
         decorators=_decorators(statement),
         fields=tuple(_fields(statement)),
         total=total,
+        members=tuple(_members(statement)),
     )
+
+
+def _members(statement: ast.ClassDef) -> Iterator[str]:
+    names = [dotted(base).rpartition(".")[2] for base in statement.bases]
+    if any(name.endswith(("Enum", "Flag")) for name in names):
+        for item in statement.body:
+            if isinstance(item, ast.Assign) and isinstance(item.targets[0], ast.Name):
+                yield ast.unparse(item)
 
 
 def _fields(statement: ast.ClassDef) -> Iterator[Field]:
     for item in statement.body:
         if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
             annotation = ast.unparse(item.annotation)
-            yield Field(item.target.id, annotation, required=item.value is None)
+            yield Field(item.target.id, annotation, required=_has_no_default(item.value))
+
+
+def _has_no_default(value: ast.expr | None) -> bool:
+    """True for nothing, and for `field(…)` or `Field(…)` that says all but a default."""
+    if not isinstance(value, ast.Call):
+        return value is None
+    if dotted(value.func).rpartition(".")[2] not in ("field", "Field"):
+        return False
+    words = {word.arg for word in value.keywords}
+    first = value.args[0] if value.args else None
+    given = first is not None and not (isinstance(first, ast.Constant) and first.value is ...)
+    return not given and not words & {"default", "default_factory", "init", None}
 
 
 def _function(statement: Def) -> FactoryFact:

@@ -19,7 +19,7 @@ registry = pikku.Registry(
     "shop_pikku",
     versions={
         "cleaning": "a90630ef33fa2f31",
-        "trial": "2f2789fbc258d034",
+        "trial": "ac0f094d49826038",
     },
 )
 
