@@ -92,6 +92,15 @@ async def flow(ctx: WorkflowContext, amount: int) -> str:
 wire_workflow(name="flow", func=flow)
 """
 
+# What no body can do has a graph all the same.
+PROJECT = """\
+[tool.pikku]
+root = "shop"
+
+[tool.pikku.lint]
+PKG312 = "off"
+"""
+
 
 class Shop:
     """A project with one workflow whose text is edited."""
@@ -99,7 +108,7 @@ class Shop:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "shop").mkdir()
-        (folder / "pyproject.toml").write_text('[tool.pikku]\nroot = "shop"\n', "utf-8")
+        (folder / "pyproject.toml").write_text(PROJECT, "utf-8")
         (folder / "shop" / "__init__.py").write_text("", "utf-8")
         self.write("functions", FUNCTIONS)
         self.write("helpers", HELPERS)

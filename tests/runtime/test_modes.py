@@ -479,9 +479,16 @@ async def shown(lab: Lab, run: Run[Any], case: Case) -> Shown:
     return Shown(record.status, output, plain(record.error), reason, steps, entries)
 
 
-def lab_of(toy: Toy, url: str, queue_service: QueueService, sticky: int) -> Lab:
-    options = World(url, sticky).options()
-    return WorkflowLab(toy.app, store=url, queue_service=queue_service, options=options)
+def lab_of(
+    toy: Toy, url: str, queue_service: QueueService, sticky: int, *, auto_advance: bool = True
+) -> Lab:
+    return WorkflowLab(
+        toy.app,
+        store=url,
+        queue_service=queue_service,
+        options=World(url, sticky).options(),
+        auto_advance=auto_advance,
+    )
 
 
 def deployed(case: Case, dispatch: Literal["queue"] | None) -> Toy:
@@ -662,7 +669,8 @@ async def test_a_divergence_is_told_alike_in_every_mode(
     found: list[tuple[Any, ...]] = []
     for queue_service, dispatch in MODES:
         toy = deployed(Case(before), dispatch)
-        async with lab_of(toy, "memory://", queue_service, sticky) as lab, asyncio.timeout(20):
+        lab = lab_of(toy, "memory://", queue_service, sticky, auto_advance=False)
+        async with lab, asyncio.timeout(20):
             lab.crash_after(last)
             starting = asyncio.ensure_future(toy.start("body", run_id="r", wait=False))
             while not lab._crashed:
