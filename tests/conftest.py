@@ -14,9 +14,3 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what the generator makes of tests/golden over what is expected",
     )
-
-
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a lab wait for the bodies of steps on a slow machine."""
-    monkeypatch.setattr("pikku.testing.lab.BODIES_AT_MOST_SECONDS", 2.0)

@@ -602,6 +602,18 @@ CASES = [
         ),
     ),
     case(
+        "another order in a loop",
+        PATCHED,
+        "was moved in front of",
+        LOOP,
+        (
+            '    await ctx.workflow.do(f"Part {number}", note, "a")\n'
+            '    await ctx.workflow.sleep(f"Wait {number}", "1h")\n',
+            '    await ctx.workflow.sleep(f"Wait {number}", "1h")\n'
+            '    await ctx.workflow.do(f"Part {number}", note, "a")\n',
+        ),
+    ),
+    case(
         "a break",
         PATCHED,
         "an early `break` was added before",

@@ -44,3 +44,9 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path, mode: Mode) -> Place:
 def memory_modes(mode: Mode) -> Place:
     """A store in memory in each mode, for what needs many runs."""
     return Place("memory://", mode=mode)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a lab wait for the bodies of steps on a slow machine."""
+    monkeypatch.setattr("pikku.testing.lab.BODIES_AT_MOST_SECONDS", 2.0)

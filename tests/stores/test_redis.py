@@ -1445,7 +1445,7 @@ async def test_runs_are_found_by_time_and_text_over_pages(redis_url: str, opened
         "redis+nothing://me:{}@127.0.0.1:1/0",
         "redis+cluster://me:{}@127.0.0.1:port",
         "rediss+unix://me:{}@/tmp/x",
-        "postgresql://me:{}@127.0.0.1/db",
+        "postgresql://me:{}@127.0.0.1/db?schema=No",
     ],
 )
 def test_a_url_that_cannot_be_is_refused_without_its_password(url: str) -> None:

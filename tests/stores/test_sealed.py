@@ -99,7 +99,15 @@ async def store(clock: FakeClock) -> AsyncGenerator[Store, None]:
     await made.close()
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+# An error is sealed, too: nobody finds a run by it.
+READS_VALUES = {"check_list_runs_finds_by_text_and_time"}
+
+
+@pytest.mark.parametrize(
+    "check",
+    [check for check in CHECKS if check.__name__ not in READS_VALUES],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
 async def test_a_sealed_store_keeps_the_promises_of_the_one_inside(
     check: Check, store: Store, clock: FakeClock
 ) -> None:

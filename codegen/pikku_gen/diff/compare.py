@@ -189,29 +189,28 @@ class _Comparison:
             and (one := self._old_of(each)) is not None
             and (
                 (step.index in each.waits and (known is None or known not in one.waits))
+                or (step.index in each.again and (known is None or known not in one.follows))
                 or (
                     delays
                     and step.index in each.races
-                    and (known is None or known not in one.waits | one.races)
+                    and (known is None or known not in one.follows | one.races)
                 )
             )
         ]
 
     def _is_in_a_new_branch(self, step: Step) -> bool:
         """True in a branch more of a race that had two before: it may only be over earlier."""
-        for part in step.way:
-            if part.kind != "race":
-                continue
-            new = [each for each in self._new.steps if part in each.way]
-            before = {
-                one_part
-                for each in self._new.steps
-                if any((p.kind, p.number) == (part.kind, part.number) for p in each.way)
-                and (one := self._old_of(each)) is not None
-                for one_part in one.way
-                if one_part.kind == "race"
-            }
-            if len(before) > 1 and not any(each.index in self._to_old for each in new):
+        races = _races(step.way)
+        for depth, part in enumerate(races):
+            before: set[Part] = set()
+            is_new = True
+            for each in self._new.steps:
+                around = _races(each.way)[depth : depth + 1]
+                one = self._old_of(each)
+                if one is not None and [race.number for race in around] == [part.number]:
+                    before |= set(_races(one.way)[depth : depth + 1])
+                    is_new = is_new and around != [part]
+            if is_new and len(before) > 1:
                 return True
         return False
 
@@ -353,7 +352,7 @@ class _Comparison:
         return [
             each
             for each in self._new.steps
-            if step.index in each.waits
+            if step.index in each.follows
             and each.index != step.index
             and each.is_asked_for
             and (known := self._old_of(each)) is not None
@@ -373,7 +372,7 @@ class _Comparison:
                 behind = [
                     each
                     for each in self._old.steps
-                    if one.index in each.waits and part not in each.way and each.is_asked_for
+                    if one.index in each.follows and part not in each.way and each.is_asked_for
                 ]
                 if behind:
                     told.add(part.number)
@@ -552,6 +551,10 @@ def _plain(name: str) -> str:
 
 def _kinds(way: Sequence[Part]) -> list[PartKind]:
     return [part.kind for part in _deciding(way)]
+
+
+def _races(way: Sequence[Part]) -> list[Part]:
+    return [part for part in way if part.kind == "race"]
 
 
 def _deciding(way: Sequence[Part]) -> list[Part]:

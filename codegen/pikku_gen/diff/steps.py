@@ -49,6 +49,8 @@ class Step:
     waits: Ids
     """The steps that have to be over before this one is asked for, on one way or another."""
     at: str
+    again: Ids = NOTHING
+    """The same, for another round of a loop around it."""
     races: Ids = NOTHING
     """Those of races in front of it, of which one branch has to be over."""
 
@@ -56,6 +58,11 @@ class Step:
     def is_asked_for(self) -> bool:
         """True for what leaves a record."""
         return self.kind != "end"
+
+    @property
+    def follows(self) -> Ids:
+        """What it waits for, the first time or later."""
+        return self.waits | self.again
 
     @property
     def shown(self) -> str:
@@ -93,8 +100,9 @@ def steps_of(graph: Sequence[Node], answers: Mapping[str, bool] | None = None) -
 def _split(step: Step) -> Step:
     """While steps are collected, one of a race counts by its complement."""
     waits = frozenset(each for each in step.waits if each >= 0)
-    races = frozenset(~each for each in step.waits if each < 0)
-    return replace(step, waits=waits, races=races - waits)
+    again = frozenset(each for each in step.again if each >= 0)
+    races = frozenset(~each for each in step.waits | step.again if each < 0)
+    return replace(step, waits=waits, again=again, races=races - waits)
 
 
 def patches_of(graph: Iterable[Node]) -> frozenset[str]:
@@ -318,7 +326,7 @@ class _Collector:
         again = (over | left) - before
         for index in range(first, len(self.steps)):
             step = self.steps[index]
-            self.steps[index] = replace(step, waits=step.waits | again)
+            self.steps[index] = replace(step, again=step.again | again)
         behind = self._without(over | left, _LEAVE_A_LOOP)
         return self.sequence(nodes(node.get("else")), (*way, self._part("else")), behind) | behind
 
