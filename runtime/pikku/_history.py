@@ -105,7 +105,9 @@ def history_of(
             event = HistoryEvent(as_datetime(at_us), kind, step, attempt, data)
             events.append(((at_us, *order), event))
 
-    # Events of one instant are told step by step: its start, its attempts, its end.
+    # Events of one instant are told step by step: its start, its attempts, its end. A patch has the
+    # place of the step after it.
+    steps = sorted(steps, key=lambda step: (step.position, step.kind != "patch", step.key))
     places = {step.key: step.position for step in steps}
     last = len(steps) + 1
     add(run.created_us, (-1, 0), "run_started", data=_value(run.input))
@@ -131,7 +133,7 @@ def history_of(
             case "suspend", _:
                 pass
             case "patch", _:
-                add(step.finished_us, end, "patched", step.key)
+                add(step.finished_us, (step.position, -1), "patched", step.key)
             case "child", status:
                 add(step.created_us, start, "child_started", step.key, step.attempt, step.job)
                 if step.error == GIVEN_UP:

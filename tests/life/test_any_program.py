@@ -336,6 +336,7 @@ async def dying(variant: Variant, made: Any, at: int, *, before: bool) -> tuple[
     place = Place("memory://", sticky=variant.sticky, mode=variant.mode)
     lab = place.proxied(toy, lambda lab, store: CrashingStore(lab, store, at, before=before))
     lab.queue_service = "store" if variant.mode == "remote" else "none"
+    lab._auto = False
     async with lab, asyncio.timeout(20):
         starting = asyncio.ensure_future(
             toy.app.start_workflow("top", made, run_id="r", wait=False)

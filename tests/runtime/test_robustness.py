@@ -12,7 +12,6 @@ from pydantic import BaseModel, field_validator
 from tests.runtime.kit import Ctx, ProxyLab, StoreProxy, Toy, Wf, World, steps_of
 
 import pikku._committer
-import pikku.stores.sqlite.connections
 from pikku import EngineOptions, Run, RunCancelledError, RunFailedError, StepFailedError
 from pikku._clock import boot_seconds
 from pikku._records import CancelRun, Commit, FireTimers, Op, OpResult, ReapSessions, Reply
@@ -898,10 +897,16 @@ async def test_close_returns_although_the_store_is_unavailable(
         await closing
 
 
+def impatient(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Have a SQLite file that others hold be waited for that long only."""
+    for module in ("connections", "store"):
+        monkeypatch.setattr(f"pikku.stores.sqlite.{module}.BUSY_TIMEOUT_SECONDS", seconds)
+
+
 async def test_close_returns_although_another_process_holds_the_file(
     toy: Toy, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pikku.stores.sqlite.connections, "BUSY_TIMEOUT_SECONDS", 0.1)
+    impatient(monkeypatch, 0.1)
     entered, gate = asyncio.Event(), asyncio.Event()
 
     async def body() -> None:
@@ -943,7 +948,7 @@ async def test_a_store_that_is_locked_shows_its_own_error_and_can_be_opened_late
 ) -> None:
     async with toy.app.open(store=url):
         pass
-    monkeypatch.setattr(pikku.stores.sqlite.connections, "BUSY_TIMEOUT_SECONDS", 0.05)
+    impatient(monkeypatch, 0.05)
     lock = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
     try:

@@ -146,7 +146,7 @@ def is_busy(error: sqlite3.Error) -> bool:
     return (getattr(error, "sqlite_errorname", None) or "").startswith("SQLITE_BUSY")
 
 
-def begin_writing(connection: sqlite3.Connection, patience: float = BUSY_TIMEOUT_SECONDS) -> None:
+def begin_writing(connection: sqlite3.Connection, patience: float) -> None:
     """Begin a transaction as soon as no other connection is writing; one that does not wait by
     itself.
 
