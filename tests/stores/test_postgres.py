@@ -37,7 +37,8 @@ from pikku.errors import (
 )
 from pikku.stores import make_store
 from pikku.stores.base import DEFAULT_QUEUE, INLINE_QUEUE, JOBS, MAIL, ORCHESTRATOR_QUEUE
-from pikku.stores.postgres import connections
+from pikku.stores.postgres import connections, workspace
+from pikku.stores.postgres import store as postgres_store
 from pikku.stores.postgres.store import PostgresStore
 from pikku.testing.store_contract import LEASE_US, must, new_run, run_of, step_of, turn, write
 
@@ -373,23 +374,27 @@ async def test_a_commit_that_the_server_never_got_is_made_again(
     assert (await run_of(direct, "mine")).turn == 1
 
 
-async def test_a_commit_is_found_out_about_when_the_server_ends_the_connection_after_it(
-    opened: Open, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The commit is made, and the next word is that the connection is ended."""
-    store = await opened()
-    store.beat("s1", LEASE_US)
-    await must(store, "s1", new_run("mine", claim=True), new_run("waiting"))
+def lose_the_next_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next commit be made, and the word after it be that the connection is ended."""
     pipeline = psycopg.Connection.pipeline
 
     @contextmanager
     def ended(connection: psycopg.Connection[Any]) -> Generator[Any, None, None]:
         with pipeline(connection) as made:
             yield made
-        monkeypatch.undo()
+        monkeypatch.setattr(psycopg.Connection, "pipeline", pipeline)
         raise psycopg.errors.AdminShutdown("terminating connection due to administrator command")
 
     monkeypatch.setattr(psycopg.Connection, "pipeline", ended)
+
+
+async def test_a_commit_is_found_out_about_when_the_server_ends_the_connection_after_it(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened()
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("mine", claim=True), new_run("waiting"))
+    lose_the_next_answer(monkeypatch)
     ops = [turn("mine", 1, None, asks=[write("a", "running")])]
     with pytest.raises(StoreUnavailableError):
         await store.apply("s1", ops, {INLINE_QUEUE: 5})
@@ -397,6 +402,45 @@ async def test_a_commit_is_found_out_about_when_the_server_ends_the_connection_a
     assert [result.code for result in reply.results] == ["ok"]
     assert [each.run.run_id for each in reply.claimed] == ["waiting"]
     assert (await run_of(store, "mine")).turn == 1
+
+
+async def test_while_the_server_is_busy_with_a_commit_nobody_guesses_what_becomes_of_it(
+    opened: Open, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened()
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("mine", claim=True))
+    lose_the_next_answer(monkeypatch)
+    ops = [turn("mine", 1, None, asks=[write("a", "running")])]
+    with pytest.raises(StoreUnavailableError):
+        await store.apply("s1", ops, {})
+    monkeypatch.setattr(postgres_store, "_RESOLVE_AT_MOST", b"SET LOCAL lock_timeout = '20ms'")
+    with psycopg.connect(postgres_url) as busy:
+        busy.execute("SELECT * FROM pikku.batches FOR UPDATE")
+        with pytest.raises(StoreUnavailableError, match="busy with a commit whose answer was lost"):
+            await store.apply("s1", ops, {})
+    reply = await store.apply("s1", ops, {})
+    assert [result.code for result in reply.results] == ["ok"]
+    assert (await run_of(store, "mine")).turn == 1
+
+
+async def test_the_last_batch_of_a_session_that_is_gone_is_forgotten_in_time(
+    opened: Open, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened()
+    store.beat("stays", LEASE_US)
+
+    async def remembered_after(session: str) -> list[str]:
+        store.beat(session, LEASE_US)
+        await must(store, session, new_run(f"of {session}"))
+        store.beat(session, -1)
+        await must(store, "stays", ReapSessions())
+        rows = told(postgres_url, "SELECT session FROM pikku.batches ORDER BY session")
+        return [name for (name,) in rows]
+
+    assert await remembered_after("s1") == ["s1", "stays"]
+    monkeypatch.setattr(workspace, "BATCHES_KEPT_US", -1)
+    assert await remembered_after("s2") == ["stays"]
 
 
 async def test_what_a_lost_answer_said_comes_with_the_next_one(

@@ -1,31 +1,54 @@
 -- begin --
-SELECT coalesce(%s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
-    (SELECT true FROM {schema}.sessions WHERE session = %s FOR KEY SHARE),
-    pg_current_xact_id()::text
+WITH clock AS (
+    SELECT coalesce(%(now_us)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now_us
+), marked AS (
+    INSERT INTO {schema}.batches (session, number, made_us)
+    SELECT %(session)s, %(batch)s, now_us FROM clock
+    ON CONFLICT (session) DO UPDATE SET number = excluded.number, made_us = excluded.made_us
+)
+SELECT now_us, (SELECT true FROM {schema}.sessions WHERE session = %(session)s FOR KEY SHARE)
+FROM clock
 
 -- look --
-SELECT coalesce(%s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
-    (SELECT true FROM {schema}.sessions WHERE session = %s),
-    NULL
+SELECT coalesce(%(now_us)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
+    (SELECT true FROM {schema}.sessions WHERE session = %(session)s)
+
+-- mark --
+INSERT INTO {schema}.batches (session, number, made_us) VALUES (%s, %s, %s)
+ON CONFLICT (session) DO UPDATE SET number = excluded.number, made_us = excluded.made_us
+
+-- made_last --
+INSERT INTO {schema}.batches AS batch (session, number, made_us)
+VALUES (%s, 0, coalesce(%s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint))
+ON CONFLICT (session) DO UPDATE SET number = batch.number
+RETURNING number
+
+-- forget_batches --
+DELETE FROM {schema}.batches AS batch
+WHERE made_us < %s AND NOT EXISTS (
+    SELECT 1 FROM {schema}.sessions AS session WHERE session.session = batch.session
+)
 
 -- hold_session --
-SELECT pg_current_xact_id()::text
-FROM (SELECT 1 FROM {schema}.sessions WHERE session = %s FOR KEY SHARE) AS held
-
--- number_of_transaction --
-SELECT pg_current_xact_id()::text
+SELECT 1 FROM {schema}.sessions WHERE session = %s FOR KEY SHARE
 
 -- lock_runs --
 SELECT {runs} FROM {schema}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id FOR NO KEY UPDATE
 
 -- begin_known --
-WITH begun AS MATERIALIZED (
-    SELECT coalesce(%s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now_us,
-        (SELECT true FROM {schema}.sessions WHERE session = %s FOR KEY SHARE) AS alive,
-        pg_current_xact_id()::text AS xid
+WITH clock AS (
+    SELECT coalesce(%(now_us)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now_us
+), marked AS (
+    INSERT INTO {schema}.batches (session, number, made_us)
+    SELECT %(session)s, %(batch)s, now_us FROM clock
+    ON CONFLICT (session) DO UPDATE SET number = excluded.number, made_us = excluded.made_us
+), begun AS MATERIALIZED (
+    SELECT now_us,
+        (SELECT true FROM {schema}.sessions WHERE session = %(session)s FOR KEY SHARE) AS alive
+    FROM clock
 )
-SELECT now_us, alive, xid, run_id, touched
-FROM begun CROSS JOIN {schema}.runs WHERE number = ANY(%s::bigint[]) ORDER BY run_id
+SELECT now_us, alive, run_id, touched
+FROM begun CROSS JOIN {schema}.runs WHERE number = ANY(%(numbers)s::bigint[]) ORDER BY run_id
 FOR NO KEY UPDATE OF runs
 
 -- lock_numbered --

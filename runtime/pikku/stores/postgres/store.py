@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -53,7 +54,7 @@ Row = tuple[Any, ...]
 
 TRIES = 8
 """How often a transaction is made that others get in the way of."""
-RESOLVE_SECONDS = 5.0
+_RESOLVE_AT_MOST = b"SET LOCAL lock_timeout = '5s'"
 """For how long to ask what became of a commit that the server is still busy with."""
 
 
@@ -74,7 +75,8 @@ class ServerClock(SystemClock):
 class Unknown(NamedTuple):
     """A commit that was asked for and never answered, and what is to be told if it was made."""
 
-    xid: str
+    session: str
+    batch: int
     ops: Sequence[Op]
     reply: Reply
 
@@ -109,6 +111,8 @@ class PostgresStore:
         self._beat_lock = threading.Lock()
         self._known_sessions: set[str] = set()
         self._unknown: Unknown | None = None
+        # Begun anywhere: another store that speaks for the same session has other numbers.
+        self._batches = itertools.count(1 + secrets.randbelow(2**62))
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -214,7 +218,8 @@ class PostgresStore:
         *,
         trusting: bool,
     ) -> Reply:
-        work = PostgresWorkspace(connection, self._queries, self._cache, session)
+        batch = next(self._batches)
+        work = PostgresWorkspace(connection, self._queries, self._cache, session, batch)
         committing = False
         reply: Reply | None = None
         try:
@@ -241,8 +246,8 @@ class PostgresStore:
             self._cache.clear()
             # Whatever is told instead of the answer, be it that the server ends the connection: the
             # commit may have been made before.
-            if committing and reply is not None and work.xid is not None:
-                self._unknown = Unknown(work.xid, ops, reply)
+            if committing and reply is not None and work.marked:
+                self._unknown = Unknown(session, batch, ops, reply)
             if not connection.closed:
                 _roll_back(connection)
             raise error
@@ -260,7 +265,7 @@ class PostgresStore:
         queues = [queue for queue in want if queue != MAIL]
         if not queues or not work.session_exists():
             return claimed, jobs, set()
-        if work.xid is None:  # nothing is written yet, nor for work that is asked for in vain
+        if not work.marked:  # nothing is written yet, nor for work that is asked for in vain
             filled = work.filled(queues)
             queues = [queue for queue in queues if queue in filled]
             if not any(want[queue] for queue in queues) or not work.hold_session():
@@ -297,17 +302,19 @@ class PostgresStore:
         unknown = self._unknown
         if unknown is None:
             return None
-        until = time.monotonic() + RESOLVE_SECONDS
-        while True:
-            status = _fate(connection, unknown.xid)
-            if status != "in progress":
-                self._unknown = None
-                return unknown.reply if status == "committed" else None
-            if time.monotonic() > until:
-                raise StoreUnavailableError(
-                    f"{self.address} is still busy with a commit whose answer was lost"
-                )
-            time.sleep(0.01)
+        now_us = None if self._given_clock is None else self._given_clock.now_us()
+        try:
+            with connection.transaction():
+                connection.execute(_RESOLVE_AT_MOST)
+                made = connection.execute(
+                    self._queries["made_last"], (unknown.session, now_us)
+                ).fetchone()
+        except errors.LockNotAvailable as error:
+            raise StoreUnavailableError(
+                f"{self.address} is still busy with a commit whose answer was lost"
+            ) from error
+        self._unknown = None
+        return unknown.reply if made == (unknown.batch,) else None
 
     async def start_in_transaction(self, connection: object, op: CreateRun, /) -> OpResult:
         now_us = None if self._given_clock is None else self._given_clock.now_us()
@@ -453,16 +460,6 @@ def _roll_back(connection: Connection[Row]) -> None:
         connection.execute(f"ROLLBACK -- {next(_ROLLBACKS)}".encode())
     except psycopg.Error:
         connection.close()
-
-
-def _fate(connection: Connection[Row], xid: str) -> str | None:
-    """What became of a transaction: `committed`, `aborted`, `in progress`; None of one that the
-    server has never heard of, having gone back to an earlier state."""
-    try:
-        row = connection.execute("SELECT pg_xact_status(%s::xid8)", (xid,)).fetchone()
-    except errors.InvalidParameterValue:
-        return None
-    return None if row is None else row[0]
 
 
 def _of_a_run(word: Delivery) -> bool:

@@ -3,9 +3,7 @@ after it, in as few trips to the server as the decisions allow."""
 
 from __future__ import annotations
 
-import json
-import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from psycopg import Connection, Cursor
@@ -39,12 +37,19 @@ from pikku._records import (
     copy_run,
     step_values,
 )
+from pikku.stores._rows import added_run, put_run, rare, saved_run, saved_step
 from pikku.stores.postgres.arrays import columns, numbers, texts
 from pikku.stores.postgres.cache import RowCache
 from pikku.stores.transitions import Timer, grant
 
 Row = tuple[Any, ...]
 Place = tuple[str, str]
+
+# Of `save_runs`: the number, `touched`, and what `saved_run` gives.
+_SAVED = "nntntbntnnnnttnt"
+# How long the last batch of a session that is gone is remembered: by far longer than anybody asks
+# for what became of it.
+BATCHES_KEPT_US = 3_600_000_000
 
 _OF_A_STEP = (CompleteStep, BeginStep, ReleaseStep, ReportProgress, DecideStep)
 _OF_A_RUN = (CancelRun, ResumeRun, ReleaseRun, RequeueRun, SignalRun, DeleteRun, HandRun)
@@ -90,10 +95,12 @@ class PostgresWorkspace:
         queries: Mapping[str, bytes],
         cache: RowCache,
         session: str,
+        batch: int,
     ) -> None:
         self.session = session
+        self.batch = batch
         self.now_us = 0
-        self.xid: str | None = None
+        self.marked = False
         self._connection = connection
         self._queries = queries
         self._cache = cache
@@ -176,10 +183,12 @@ class PostgresWorkspace:
                 cached = self._cache.runs.get(run_id)
                 if cached is not None and run_id not in whole:
                     known[run_id] = cached.number
+        values = {"now_us": now_us, "session": self.session, "batch": self.batch}
         if known:
-            beginning = self._execute("begin_known", now_us, self.session, numbers(known.values()))
+            values["numbers"] = numbers(known.values())
+            beginning = self._execute_named("begin_known", values)
         else:
-            beginning = self._execute("begin" if ops else "look", now_us, self.session)
+            beginning = self._execute_named("begin" if ops else "look", values)
         others = [run_id for run_id in names if run_id not in known]
         rows = self._execute("lock_runs", texts(others)) if others else None
         new = self._execute("new_numbers", created) if created else None
@@ -188,9 +197,9 @@ class PostgresWorkspace:
         begun = beginning.fetchall()
         if not begun:
             raise StaleRowsError
-        self.now_us, self._alive, self.xid = begun[0][0], bool(begun[0][1]), begun[0][2]
+        self.now_us, self._alive, self.marked = begun[0][0], bool(begun[0][1]), bool(ops)
         if known:
-            self._take_known(known, [row[3:] for row in begun])
+            self._take_known(known, [row[2:] for row in begun])
         if rows is not None:
             for run_id in others:
                 self._runs[run_id] = None
@@ -268,7 +277,7 @@ class PostgresWorkspace:
         self._numbers[run_id] = number
         self._names[number] = run_id
         self._touched[run_id] = touched
-        self._loaded_as[run_id] = _rare(run)
+        self._loaded_as[run_id] = rare(run)
 
     def _lend(self, row: Row) -> RunRecord:
         run = lean_run(row)
@@ -333,10 +342,10 @@ class PostgresWorkspace:
         rows: list[Row] = []
         values: list[Row] = []
         for run_id, run in self._new_runs.items():
-            rows.append((self._numbers[run_id], *_added_run(run)))
+            rows.append((self._numbers[run_id], *added_run(run)))
             values.append((self._numbers[run_id], run.input))
             self._dirty_runs.pop(run_id, None)
-            self._loaded_as[run_id] = _rare(run)
+            self._loaded_as[run_id] = rare(run)
         self._execute("add_runs", *columns("nttttbntbttnnttnbt", rows), *columns("nt", values))
         self._new_runs.clear()
 
@@ -345,14 +354,14 @@ class PostgresWorkspace:
         whole: list[Row] = []
         values: list[Row] = []
         for run_id, run in self._dirty_runs.items():
-            rare = _rare(run)
-            if self._loaded_as[run_id] == rare:
+            now = rare(run)
+            if self._loaded_as[run_id] == now:
                 turns.append(self._turned(run))
                 continue
-            whole.append((*self._touch(run_id), *_saved(run)))
+            whole.append((*self._touch(run_id), *saved_run(run)))
             if self._loaded_as[run_id][0] != run.status:
                 values.append((self._numbers[run_id], run.output, run.error))
-            self._loaded_as[run_id] = rare
+            self._loaded_as[run_id] = now
         for run_id in {run_id for run_id, _ in self._dirty_steps} - self._dirty_runs.keys():
             stays = self._runs[run_id]
             assert stays is not None
@@ -375,7 +384,7 @@ class PostgresWorkspace:
         for place, step in self._dirty_steps.items():
             run = self._numbers[place[0]]
             if place in self._there:
-                saved.append((run, step.key, *_saved_step(step)))
+                saved.append((run, step.key, *saved_step(step)))
             else:
                 added.append((run, *step_values(step)))
                 self._there.add(place)
@@ -481,9 +490,8 @@ class PostgresWorkspace:
     def read_inbox(self) -> list[Delivery]:
         """The session's mail, removed."""
         rows = self._execute("read_inbox", self.session).fetchall()
-        if rows and self.xid is None:
-            row = self._execute("number_of_transaction").fetchone()
-            self.xid = None if row is None else row[0]
+        if rows:
+            self._mark()
         return [Delivery(*row) for row in rows]
 
     def next_due(self) -> int | None:
@@ -494,11 +502,17 @@ class PostgresWorkspace:
 
     def hold_session(self) -> bool:
         """Whether the session is there, and stays so until the transaction ends."""
-        if self.xid is None:
-            row = self._execute("hold_session", self.session).fetchone()
-            self.xid = None if row is None else row[0]
-            self._alive = row is not None
+        if not self.marked:
+            self._alive = self._execute("hold_session", self.session).fetchone() is not None
+            if self._alive:
+                self._mark()
         return self._alive
+
+    def _mark(self) -> None:
+        """Have it told by the store that this batch was the session's last."""
+        if not self.marked:
+            self._execute("mark", self.session, self.batch, self.now_us)
+            self.marked = True
 
     # --- the workspace of a transition ----------------------------------------------------------
 
@@ -530,12 +544,12 @@ class PostgresWorkspace:
             self.add_run(run)
         self.flush()
         number = self._numbers[run_id]
-        saved = (*self._touch(run_id), *_saved(run))
+        saved = (*self._touch(run_id), *saved_run(run))
         self._execute("save_runs", *columns("ntt", []), *columns(_SAVED, [saved]))
-        self._execute("put_run", *_put(run), number)
+        self._execute("put_run", *put_run(run, list(run.tags)), number)
         self._execute("put_values", number, run.input, run.output, run.error)
         self._runs[run_id] = run
-        self._loaded_as[run_id] = _rare(run)
+        self._loaded_as[run_id] = rare(run)
 
     def drop_run(self, run_id: str) -> None:
         self.drop_steps(run_id)
@@ -679,7 +693,7 @@ class PostgresWorkspace:
         return watchers
 
     def session_alive(self, session: str) -> bool:
-        if session == self.session and self.xid is not None and self._alive:
+        if session == self.session and self.marked and self._alive:
             return True  # it is held, and speaks
         if session not in self._living:
             row = self._execute("hold_live_session", session, self.now_us).fetchone()
@@ -709,6 +723,7 @@ class PostgresWorkspace:
             self.own_mail.clear()
             self._own_mail_for.clear()
         self._execute_named("drop_session", {"session": session})
+        self._execute("forget_batches", self.now_us - BATCHES_KEPT_US)
 
     def advertise(self, holds: Iterable[str]) -> None:
         self._execute("drop_holds", self.session)
@@ -730,85 +745,3 @@ def whole_run(row: Row) -> RunRecord:
     run = lean_run(row[:-3])
     run.input, run.output, run.error = row[-3:]
     return run
-
-
-def _added_run(run: RunRecord) -> Row:
-    return (
-        run.run_id,
-        run.workflow,
-        run.status,
-        run.version,
-        run.inline,
-        run.run_attempt,
-        run.owner,
-        run.queued,
-        json.dumps(run.tags),
-        run.started_by,
-        run.created_us,
-        run.updated_us,
-        run.parent,
-        run.parent_step,
-        run.depth,
-        run.pinned,
-        run.forked_from,
-    )
-
-
-# Of `save_runs`: the number, `touched`, and what `_saved` gives.
-_SAVED = "nntntbntnnnnttnt"
-# What most commits leave as it was.
-_rare: Callable[[RunRecord], Row] = operator.attrgetter(
-    "status", "owner", "queued", "run_attempt", "cancel_us", "turned_by"
-)
-_saved: Callable[[RunRecord], Row] = operator.attrgetter(
-    "status",
-    "run_attempt",
-    "owner",
-    "queued",
-    "turn",
-    "turned_by",
-    "deliveries",
-    "updated_us",
-    "finished_us",
-    "cancel_us",
-    "cancel_kind",
-    "cancel_reason",
-    "cancel_delivery",
-    "suspend_reason",
-)
-
-
-def _put(run: RunRecord) -> Row:
-    """What is settled when a run is added, and changes only where it is put."""
-    return (
-        run.workflow,
-        run.version,
-        run.inline,
-        list(run.tags),
-        run.started_by,
-        run.created_us,
-        run.parent,
-        run.parent_step,
-        run.depth,
-        run.pinned,
-        run.forked_from,
-    )
-
-
-_saved_step: Callable[[StepRecord], Row] = operator.attrgetter(
-    "status",
-    "attempt",
-    "failures",
-    "lost",
-    "result",
-    "error",
-    "worker",
-    "due_us",
-    "started_us",
-    "finished_us",
-    "delivery",
-    "queue",
-    "job",
-    "handled",
-    "progress",
-)

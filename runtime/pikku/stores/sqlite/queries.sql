@@ -1,8 +1,8 @@
 -- add_run --
 INSERT INTO runs (
-    run_id, workflow, status, version, inline, run_attempt, owner, queued, turn, deliveries, tags,
-    started_by, created_us, updated_us, parent, parent_step, depth, pinned, forked_from
-) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+    run_id, workflow, status, version, inline, run_attempt, owner, queued, tags, started_by,
+    created_us, updated_us, parent, parent_step, depth, pinned, forked_from, turn, deliveries
+) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,0)
 
 -- add_values --
 INSERT INTO run_values (run, input) VALUES (?,?)

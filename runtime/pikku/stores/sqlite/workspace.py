@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -36,6 +35,7 @@ from pikku._records import (
     step_values,
 )
 from pikku.stores._queries import load_queries
+from pikku.stores._rows import added_run, put_run, rare, saved_run, saved_step
 from pikku.stores.base import JOBS
 from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.transitions import Timer, grant
@@ -211,7 +211,7 @@ class SqliteWorkspace:
         run = run_of(row)
         self._runs[run.run_id] = run
         self._numbers[run.run_id] = row[0]
-        self._loaded_as[run.run_id] = _rare(run)
+        self._loaded_as[run.run_id] = rare(run)
         return run
 
     def _lend_step(self, run_id: str, row: Row) -> StepRecord:
@@ -233,14 +233,14 @@ class SqliteWorkspace:
         values: list[Row] = []
         for run_id, run in self._dirty_runs.items():
             number = self._numbers[run_id]
-            rare = _rare(run)
-            if self._loaded_as[run_id] == rare:
+            now = rare(run)
+            if self._loaded_as[run_id] == now:
                 turns.append((run.turn, run.deliveries, run.updated_us, number))
                 continue
-            whole.append((*_saved(run), number))
+            whole.append((*saved_run(run), number))
             if self._loaded_as[run_id][0] != run.status:
                 values.append((run.output, run.error, number))
-            self._loaded_as[run_id] = rare
+            self._loaded_as[run_id] = now
         if turns:
             self._executemany(QUERIES["save_turn"], turns)
         if whole:
@@ -260,7 +260,7 @@ class SqliteWorkspace:
                 self._step_numbers[place] = number
                 added.append((number, self._numbers[place[0]], *step_values(step)))
             else:
-                saved.append((*_saved_step(step), number))
+                saved.append((*saved_step(step), number))
         if saved:
             self._executemany(QUERIES["save_step"], saved)
         if added:
@@ -328,13 +328,13 @@ class SqliteWorkspace:
         return self._runs[run_id]
 
     def add_run(self, run: RunRecord) -> None:
-        number = self._execute(QUERIES["add_run"], _added_run(run)).lastrowid
+        number = self._execute(QUERIES["add_run"], added_run(run)).lastrowid
         assert number is not None
         self._execute(QUERIES["add_values"], (number, run.input))
         self._touched_runs.add(run.run_id)
         self._runs[run.run_id] = run
         self._numbers[run.run_id] = number
-        self._loaded_as[run.run_id] = _rare(run)
+        self._loaded_as[run.run_id] = rare(run)
 
     def whole_run(self, run_id: str) -> RunRecord | None:
         self.flush()
@@ -346,12 +346,12 @@ class SqliteWorkspace:
         if self._runs.get(run.run_id) is None:
             self.add_run(run)
         number = self._numbers[run.run_id]
-        self._execute(QUERIES["save_run"], (*_saved(run), number))
-        self._execute(QUERIES["put_run"], (*_put(run), number))
+        self._execute(QUERIES["save_run"], (*saved_run(run), number))
+        self._execute(QUERIES["put_run"], (*put_run(run, json.dumps(run.tags)), number))
         self._execute(QUERIES["put_values"], (run.input, run.output, run.error, number))
         self._touched_runs.add(run.run_id)
         self._runs[run.run_id] = run
-        self._loaded_as[run.run_id] = _rare(run)
+        self._loaded_as[run.run_id] = rare(run)
 
     def drop_run(self, run_id: str) -> None:
         self.drop_steps(run_id)
@@ -523,88 +523,6 @@ def step_of(row: Row) -> StepRecord:
     step = StepRecord(*row[2:])
     step.handled = bool(step.handled)
     return step
-
-
-def _added_run(run: RunRecord) -> Row:
-    return (
-        run.run_id,
-        run.workflow,
-        run.status,
-        run.version,
-        run.inline,
-        run.run_attempt,
-        run.owner,
-        run.queued,
-        run.turn,
-        run.deliveries,
-        json.dumps(run.tags),
-        run.started_by,
-        run.created_us,
-        run.updated_us,
-        run.parent,
-        run.parent_step,
-        run.depth,
-        run.pinned,
-        run.forked_from,
-    )
-
-
-# What most commits leave as it was.
-_rare: Callable[[RunRecord], Row] = operator.attrgetter(
-    "status", "owner", "queued", "run_attempt", "cancel_us", "turned_by"
-)
-_saved: Callable[[RunRecord], Row] = operator.attrgetter(
-    "status",
-    "run_attempt",
-    "owner",
-    "queued",
-    "turn",
-    "turned_by",
-    "deliveries",
-    "updated_us",
-    "finished_us",
-    "cancel_us",
-    "cancel_kind",
-    "cancel_reason",
-    "cancel_delivery",
-    "suspend_reason",
-)
-
-
-def _put(run: RunRecord) -> Row:
-    """What is settled when a run is added, and changes only where it is put."""
-    return (
-        run.workflow,
-        run.version,
-        run.inline,
-        json.dumps(run.tags),
-        run.started_by,
-        run.created_us,
-        run.parent,
-        run.parent_step,
-        run.depth,
-        run.pinned,
-        run.forked_from,
-    )
-
-
-_saved_step: Callable[[StepRecord], Row] = operator.attrgetter(
-    "status",
-    "attempt",
-    "failures",
-    "lost",
-    "result",
-    "error",
-    "worker",
-    "due_us",
-    "started_us",
-    "finished_us",
-    "delivery",
-    "queue",
-    "job",
-    "handled",
-    "progress",
-)
 
 
 def _padded(count: int) -> int:
