@@ -230,6 +230,18 @@ ALTER DATABASE postgres SET search_path = clocks, pg_catalog, public;
 """
 
 
+# What the server answers when the disk is full (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_FULL = """
+CREATE FUNCTION pikku.is_full() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN
+        RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';
+    END $$;
+""" + "".join(
+    f"CREATE TRIGGER is_full BEFORE INSERT ON pikku.{table} EXECUTE FUNCTION pikku.is_full();"
+    for table in ("runs", "steps", "queue", "jobs")
+)
+
+
 class PostgresPlace(Place):
     """A PostgreSQL server that has on its disk what it has acknowledged."""
 
@@ -244,6 +256,7 @@ class PostgresPlace(Place):
         settings: dict[str, Any] = {"deadlock_timeout": "100ms", **(options or {})}
         self.server = PostgresServer(durable=True, settings=settings)
         self._has_clock = False
+        self._can_be_full = False
 
     @classmethod
     def missing(cls) -> str | None:
@@ -272,6 +285,19 @@ class PostgresPlace(Place):
 
     def close(self) -> None:
         self.server.close()
+
+    def replica(self, host: str, port: int) -> PostgresServer:
+        """A server that follows this one through that address."""
+        return postgres.start_replica(self.server, host, port)
+
+    def set_full(self, *, full: bool) -> None:
+        """Have nothing be added any more, as where no file can grow."""
+        if not self._can_be_full:
+            self._can_be_full = True
+            self.server.sql(_FULL)
+        for table in ("runs", "steps", "queue", "jobs"):
+            switched = "ENABLE" if full else "DISABLE"
+            self.server.sql(f"ALTER TABLE pikku.{table} {switched} TRIGGER is_full")
 
     def set_clock(self, seconds: float) -> None:
         """Connections made from now on read another clock, which is set for all of them."""
@@ -422,6 +448,10 @@ class RedisPlace(Place):
 
     def close(self) -> None:
         self.server.close()
+
+    def replica(self, host: str, port: int) -> RedisServer:
+        """A server that follows this one through that address."""
+        return redis_servers.start_replica(self.server, appendonly=True, replicaof=f"{host} {port}")
 
     def expire(self, *sessions: str) -> None:
         for session in sessions or self.server.cli("ZRANGE", f"{TAG}:sess", 0, -1):

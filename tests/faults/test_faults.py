@@ -84,5 +84,6 @@ def test_every_row_of_the_matrix_is_played_on_every_store_that_it_concerns() -> 
         assert {(number, store) for store in ("sqlite", "redis", "postgres")} <= played, number
     for number in ("5", "7", "8", "10"):
         assert {(number, store) for store in ("redis", "postgres", "pgbouncer")} <= played, number
-    assert {("6", "redis"), ("9", "redis"), ("16", "redis"), ("17", "sqlite")} <= played
+    assert {("6", "redis"), ("9", "redis"), ("9", "postgres"), ("16", "redis")} <= played
+    assert {("17", "sqlite"), ("17", "postgres")} <= played
     assert {("18", "sqlite"), ("19", "postgres"), ("11", "postgres"), ("11", "redis")} <= played

@@ -60,6 +60,8 @@ kill -QUIT "$1"; kill -CONT "$1"
 read -r _ < "/dev/fd/$3"
 rm -rf "$2"
 """
+# What the eighth line of `postmaster.pid` says of a server, or of a replica, that can be asked.
+_TAKES_CLIENTS = ("ready", "standby")
 _SWEEPER = 'read -r _; rm -rf "$1"'
 
 
@@ -492,6 +494,10 @@ class PostgresServer(PostgresAt):
         self._end(signal.SIGQUIT if immediate else signal.SIGINT)
         self.start()
 
+    def promote(self) -> None:
+        """A replica becomes a server of its own, with what it has."""
+        self.sql("SELECT pg_promote()")
+
     def close(self) -> None:
         """Ended at once, and its folder gone."""
         self._end(signal.SIGQUIT)
@@ -536,7 +542,7 @@ class PostgresServer(PostgresAt):
 
     def _is_ready(self) -> bool:
         lines = self._status()
-        return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
+        return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() in _TAKES_CLIENTS
 
     def _status(self) -> list[str]:
         """The lines of `postmaster.pid`: process, place, and how far it has come."""
@@ -580,6 +586,28 @@ class PostgresServer(PostgresAt):
         return "".join(
             f"{name} = {_spelled(value)}\n" for name, value in (settings | self._settings).items()
         )
+
+
+def start_replica(primary: PostgresServer, host: str, port: int) -> PostgresServer:
+    """A replica that has all that its primary has, and follows it through *host* and *port*."""
+    replica = PostgresServer(primary.program, durable=primary.durable, settings=primary._settings)
+    with contextlib.ExitStack() as failing:
+        failing.callback(replica.close)
+        program = _template(primary.program).programs / "pg_basebackup"
+        url = f"postgresql://{_SUPERUSER}@{host}:{port}/postgres"
+        done = subprocess.run(
+            [program, "-D", replica._data, "-d", url, "--write-recovery-conf", "--checkpoint=fast"],
+            capture_output=True,
+            text=True,
+            cwd=replica.folder,
+            env=_environment(),
+            **_identity(),
+        )
+        if done.returncode:
+            raise ServerError(f"pg_basebackup failed:\n{done.stdout}{done.stderr}")
+        replica.start()
+        failing.pop_all()
+    return replica
 
 
 def poll(

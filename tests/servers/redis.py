@@ -274,6 +274,10 @@ class RedisServer(RedisAt):
         self.stop()
         self.start()
 
+    def promote(self) -> None:
+        """A replica becomes a server of its own, with what it has."""
+        self.cli("REPLICAOF", "NO", "ONE")
+
     def close(self) -> None:
         """Killed, and its folder gone."""
         self.kill()

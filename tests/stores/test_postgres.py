@@ -424,6 +424,38 @@ async def test_while_the_server_is_busy_with_a_commit_nobody_guesses_what_become
     assert (await run_of(store, "mine")).turn == 1
 
 
+async def test_a_server_that_has_gone_back_to_an_earlier_state_ends_the_sessions_it_forgot_of(
+    opened: Open, postgres_url: str
+) -> None:
+    """A replica that lagged behind has taken its place: what the session holds by it is worth
+    nothing, and neither is what the process has at hand."""
+    store = await opened()
+    for session in ("s1", "s2"):
+        store.beat(session, LEASE_US)
+        await must(store, session, new_run(f"of {session}", claim=True))
+    await must(store, "s1", turn("of s1", 1, asks=[write("a", "running")]))
+    told(postgres_url, "UPDATE pikku.batches SET made = made - 1 WHERE session = 's1'")
+    told(postgres_url, "UPDATE pikku.runs SET turn = 0 WHERE run_id = 'of s1'")
+    told(postgres_url, "DELETE FROM pikku.steps")
+    again = turn("of s1", 2, asks=[write("b", "running")])
+    reply = await store.apply("s1", [again, new_run("another", claim=True)], {INLINE_QUEUE: 5})
+    assert not reply.session_alive
+    assert [result.code for result in reply.results] == ["fenced", "ok"]
+    assert reply.claimed == []
+    assert (await run_of(store, "another")).owner is None
+    assert (await store.apply("s2", [], {INLINE_QUEUE: 5})).session_alive
+
+
+async def test_one_of_several_hosts_takes_the_place_of_another(
+    opened: Open, postgres_url: str
+) -> None:
+    closed = postgres_url.replace("@127.0.0.1:", "@127.0.0.1:1,127.0.0.1:", 1)
+    store = await opened("target_session_attrs=read-write", url=closed)
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("r", claim=True))
+    assert store.address.startswith("postgresql://pikku@127.0.0.1:1,127.0.0.1:")
+
+
 async def test_the_last_batch_of_a_session_that_is_gone_is_forgotten_in_time(
     opened: Open, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tests.faults import fault_app
@@ -30,7 +31,8 @@ from tests.faults.places import (
     RedisPlace,
     SqlitePlace,
 )
-from tests.servers.redis import Option, RedisServer, start_replica
+from tests.servers.postgres import PostgresServer
+from tests.servers.redis import Option, RedisServer
 
 from pikku.errors import RunNotFoundError, StoreFullError
 
@@ -124,18 +126,16 @@ async def everything_gone(at: Setting) -> Figures:
         return figures
 
 
-@row("9", (REDIS,))
+@row("9", (REDIS, POSTGRES))
 async def failover(at: Setting) -> Figures:
     """A replica that lagged behind becomes the server: nothing breaks; what is lost is counted.
 
     Clients reach whichever of the two it is through one address.
     """
     async with at.site() as here, proxy_of(here.place) as replication:
-        replica = await asyncio.to_thread(
-            start_replica,
-            redis_of(here),
-            appendonly=True,
-            replicaof=f"{replication.host} {replication.port}",
+        place: Any = here.place
+        replica: RedisServer | PostgresServer = await asyncio.to_thread(
+            place.replica, replication.host, replication.port
         )
         try:
             async with proxy_of(here.place) as front:
@@ -146,8 +146,8 @@ async def failover(at: Setting) -> Figures:
                 fault = here.fault("failover", workers, forgot=True)
                 await here.start_mixed(4)
                 await asyncio.sleep(here.dice.uniform(0.2, 1.0))
-                await asyncio.to_thread(redis_of(here).kill)
-                replica.cli("REPLICAOF", "NO", "ONE")
+                await asyncio.to_thread(place.kill)
+                await asyncio.to_thread(replica.promote)
                 # What a service address does: from now on it leads to the other server.
                 front._upstream = (replica.host, replica.port)
                 front.reset_open()
@@ -158,7 +158,7 @@ async def failover(at: Setting) -> Figures:
 
 
 async def _after_failover(
-    here: Site, replica: RedisServer, workers: list[WorkerProcess]
+    here: Site, replica: RedisServer | PostgresServer, workers: list[WorkerProcess]
 ) -> Figures:
     """The client goes over to the new server, and judges what it finds there."""
     followed = dict(here.followed)
@@ -166,10 +166,9 @@ async def _after_failover(
         task.cancel()
     await asyncio.gather(*followed.values(), return_exceptions=True)
     await here._stack.aclose()
-    place = here.place
-    assert isinstance(place, RedisPlace)
+    place: Any = here.place
     old, place.server = place.server, replica
-    here.url = replica.database(0)
+    here.url = place.url
     await here.open()
     here.followed.clear()
     for run_id in followed:
@@ -214,40 +213,48 @@ async def full(at: Setting) -> Figures:
         return await here.check()
 
 
-# --- 17: a file -------------------------------------------------------------------------------
+# --- 17: a disk -------------------------------------------------------------------------------
 
 
-@row("17", (FILE,))
+@row("17", (FILE, POSTGRES))
 async def disk_full(at: Setting) -> Figures:
-    """There is no space for a further page: a start is refused with a typed error, nothing is
-    lost, and the runs go on when there is space."""
+    """There is no space for anything more: a start is refused with a typed error, nothing is lost,
+    and the runs go on when there is space."""
     async with at.site() as here:
-        place = here.place
-        assert isinstance(place, SqlitePlace)
         limit = at.folder / "pages"
         await here.start_workers(2, FAULT_PAGES=str(limit))
         await here.start_mixed(6)
         await here.busy_worker()
         for _ in range(3):
             noticed = _times_full(here)
-            limit.write_text("1")  # which SQLite takes for as many as there are
             here.fault("full", [])
-            with place.connected() as connection:
-                (pages,) = connection.execute("PRAGMA page_count").fetchone()
-            await _limit_pages(here, pages)
+            await _set_full(here, limit, full=True)
             await _fill_up(here)
             await here.until(
                 partial(_is_full_again, here, noticed),
                 "a worker to notice that the disk is full",
             )
-            limit.write_text(str(MANY_PAGES))
-            await _limit_pages(here, MANY_PAGES)
+            await _set_full(here, limit, full=False)
             await here.start_mixed(2)
         return await here.check()
 
 
+async def _set_full(here: Site, limit: Path, *, full: bool) -> None:
+    place = here.place
+    if isinstance(place, PostgresPlace):
+        await asyncio.to_thread(place.set_full, full=full)
+        return
+    assert isinstance(place, SqlitePlace)
+    limit.write_text("1" if full else str(MANY_PAGES))  # 1: as many as there are
+    pages = MANY_PAGES
+    if full:
+        with place.connected() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    await _limit_pages(here, pages)
+
+
 def _times_full(here: Site) -> int:
-    return sum(worker.log.count("is full") for worker in here.workers)
+    return sum(worker.log.count(StoreFullError.code) for worker in here.workers)
 
 
 def _is_full_again(here: Site, noticed: int) -> bool:

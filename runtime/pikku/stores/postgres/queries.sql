@@ -1,31 +1,38 @@
 -- begin --
 WITH clock AS (
-    SELECT coalesce(%(now_us)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now_us
+    SELECT coalesce(
+        %(now_us)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    ) AS now_us
 ), marked AS (
-    INSERT INTO {schema}.batches (session, number, made_us)
-    SELECT %(session)s, %(batch)s, now_us FROM clock
-    ON CONFLICT (session) DO UPDATE SET number = excluded.number, made_us = excluded.made_us
+    INSERT INTO {schema}.batches AS batch (session, made, last, at_us)
+    SELECT %(session)s, 1, %(batch)s, now_us FROM clock
+    ON CONFLICT (session) DO UPDATE
+    SET made = batch.made + 1, last = excluded.last, at_us = excluded.at_us
 )
-SELECT now_us, (SELECT true FROM {schema}.sessions WHERE session = %(session)s FOR KEY SHARE)
+SELECT now_us,
+    (SELECT true FROM {schema}.sessions WHERE session = %(session)s FOR KEY SHARE),
+    (SELECT made FROM {schema}.batches WHERE session = %(session)s)
 FROM clock
 
 -- look --
 SELECT coalesce(%(now_us)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint),
-    (SELECT true FROM {schema}.sessions WHERE session = %(session)s)
+    (SELECT true FROM {schema}.sessions WHERE session = %(session)s),
+    (SELECT made FROM {schema}.batches WHERE session = %(session)s)
 
 -- mark --
-INSERT INTO {schema}.batches (session, number, made_us) VALUES (%s, %s, %s)
-ON CONFLICT (session) DO UPDATE SET number = excluded.number, made_us = excluded.made_us
+INSERT INTO {schema}.batches AS batch (session, made, last, at_us) VALUES (%s, 1, %s, %s)
+ON CONFLICT (session) DO UPDATE
+SET made = batch.made + 1, last = excluded.last, at_us = excluded.at_us
 
--- made_last --
-INSERT INTO {schema}.batches AS batch (session, number, made_us)
-VALUES (%s, 0, coalesce(%s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint))
-ON CONFLICT (session) DO UPDATE SET number = batch.number
-RETURNING number
+-- last_batch --
+INSERT INTO {schema}.batches AS batch (session, made, last, at_us)
+VALUES (%s, 0, 0, coalesce(%s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint))
+ON CONFLICT (session) DO UPDATE SET last = batch.last
+RETURNING last
 
 -- forget_batches --
 DELETE FROM {schema}.batches AS batch
-WHERE made_us < %s AND NOT EXISTS (
+WHERE at_us < %s AND NOT EXISTS (
     SELECT 1 FROM {schema}.sessions AS session WHERE session.session = batch.session
 )
 
@@ -37,17 +44,21 @@ SELECT {runs} FROM {schema}.runs WHERE run_id = ANY(%s::text[]) ORDER BY run_id 
 
 -- begin_known --
 WITH clock AS (
-    SELECT coalesce(%(now_us)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint) AS now_us
+    SELECT coalesce(
+        %(now_us)s::bigint, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+    ) AS now_us
 ), marked AS (
-    INSERT INTO {schema}.batches (session, number, made_us)
-    SELECT %(session)s, %(batch)s, now_us FROM clock
-    ON CONFLICT (session) DO UPDATE SET number = excluded.number, made_us = excluded.made_us
+    INSERT INTO {schema}.batches AS batch (session, made, last, at_us)
+    SELECT %(session)s, 1, %(batch)s, now_us FROM clock
+    ON CONFLICT (session) DO UPDATE
+    SET made = batch.made + 1, last = excluded.last, at_us = excluded.at_us
 ), begun AS MATERIALIZED (
     SELECT now_us,
-        (SELECT true FROM {schema}.sessions WHERE session = %(session)s FOR KEY SHARE) AS alive
+        (SELECT true FROM {schema}.sessions WHERE session = %(session)s FOR KEY SHARE) AS alive,
+        (SELECT made FROM {schema}.batches WHERE session = %(session)s) AS made
     FROM clock
 )
-SELECT now_us, alive, run_id, touched
+SELECT now_us, alive, made, run_id, touched
 FROM begun CROSS JOIN {schema}.runs WHERE number = ANY(%(numbers)s::bigint[]) ORDER BY run_id
 FOR NO KEY UPDATE OF runs
 

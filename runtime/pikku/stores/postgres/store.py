@@ -113,6 +113,8 @@ class PostgresStore:
         self._unknown: Unknown | None = None
         # Begun anywhere: another store that speaks for the same session has other numbers.
         self._batches = itertools.count(1 + secrets.randbelow(2**62))
+        # How many batches of each session were committed, as far as has come to be known.
+        self._heard_of: dict[str, int] = {}
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -229,6 +231,12 @@ class PostgresStore:
                     connection.execute(_SET_IDLE)
                 now_us = None if self._given_clock is None else self._given_clock.now_us()
                 work.prefetch(ops, now_us, trusting=trusting)
+                # The server has gone back to an earlier state: what it takes the session to hold is
+                # worth nothing, nor is what is at hand.
+                if work.made < self._heard_of.get(session, 0):
+                    if trusting:
+                        raise StaleRowsError
+                    work.lose_session()
                 results = [_carried_out(work, op) for op in ops]
                 work.flush()
                 claimed, jobs, more = self._claim(work, want)
@@ -251,6 +259,8 @@ class PostgresStore:
             if not connection.closed:
                 _roll_back(connection)
             raise error
+        if work.marked:
+            self._heard_of[session] = max(work.made + 1, self._heard_of.get(session, 0))
         if self._given_clock is None:
             self._server_clock.learn(work.now_us)
         work.remember()
@@ -306,15 +316,15 @@ class PostgresStore:
         try:
             with connection.transaction():
                 connection.execute(_RESOLVE_AT_MOST)
-                made = connection.execute(
-                    self._queries["made_last"], (unknown.session, now_us)
+                last = connection.execute(
+                    self._queries["last_batch"], (unknown.session, now_us)
                 ).fetchone()
         except errors.LockNotAvailable as error:
             raise StoreUnavailableError(
                 f"{self.address} is still busy with a commit whose answer was lost"
             ) from error
         self._unknown = None
-        return unknown.reply if made == (unknown.batch,) else None
+        return unknown.reply if last == (unknown.batch,) else None
 
     async def start_in_transaction(self, connection: object, op: CreateRun, /) -> OpResult:
         now_us = None if self._given_clock is None else self._given_clock.now_us()

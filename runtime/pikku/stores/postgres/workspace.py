@@ -101,6 +101,7 @@ class PostgresWorkspace:
         self.batch = batch
         self.now_us = 0
         self.marked = False
+        self.made = 0
         self._connection = connection
         self._queries = queries
         self._cache = cache
@@ -198,8 +199,9 @@ class PostgresWorkspace:
         if not begun:
             raise StaleRowsError
         self.now_us, self._alive, self.marked = begun[0][0], bool(begun[0][1]), bool(ops)
+        self.made = begun[0][2] or 0
         if known:
-            self._take_known(known, [row[2:] for row in begun])
+            self._take_known(known, [row[3:] for row in begun])
         if rows is not None:
             for run_id in others:
                 self._runs[run_id] = None
@@ -508,8 +510,12 @@ class PostgresWorkspace:
                 self._mark()
         return self._alive
 
+    def lose_session(self) -> None:
+        """Take the session to be gone, whatever the store says of it."""
+        self._alive = False
+
     def _mark(self) -> None:
-        """Have it told by the store that this batch was the session's last."""
+        """Have the store count this batch, and tell that it was the session's last."""
         if not self.marked:
             self._execute("mark", self.session, self.batch, self.now_us)
             self.marked = True

@@ -131,13 +131,15 @@ CREATE TABLE {schema}.sessions (
     expires_us bigint NOT NULL
 );
 
--- The last batch that each session has committed: who never heard of a commit asks here. A number
--- of the transaction would not do, since a server that has crashed, or a replica that has taken its
--- place, may give it to another.
+-- How many batches each session has committed, and the number of the last. Who never heard of a
+-- commit asks here; who has heard of more than there are knows that the server has gone back to an
+-- earlier state. A number of the transaction would not do: a server that has crashed, or a replica
+-- that has taken its place, may give it to another.
 CREATE TABLE {schema}.batches (
     session text PRIMARY KEY,
-    number  bigint NOT NULL,
-    made_us bigint NOT NULL
+    made    bigint NOT NULL,
+    last    bigint NOT NULL,
+    at_us   bigint NOT NULL
 ) WITH (fillfactor = 50);
 
 CREATE TABLE {schema}.inbox (
