@@ -122,7 +122,11 @@ class Judge:
                 self.figures.lost_runs += 1
                 yield f"L: {where} is {loaded.run.status}"
             if story.expected is not ... and story.outcome != story.expected:
-                yield f"O: {where} gave {story.outcome!r}, not {story.expected!r}"
+                failed = [step for step in loaded.steps if step.status == "failed"]
+                yield (
+                    f"O: {where} gave {story.outcome!r}, not {story.expected!r}:"
+                    f" {loaded.run.error}; {failed}"
+                )
 
     def _records(self) -> Iterable[str]:
         for run_id, loaded in self._loaded.items():

@@ -181,9 +181,11 @@ async def stopped_in_a_transaction(at: Setting) -> Figures:
             await here.start_mixed(3)
             await here.busy_worker([worker])
             proxy.hold("reply")
-            for _ in range(10):
-                caught = caught or bool(place.server.sql(_IN_TRANSACTION))
-                await asyncio.sleep(0.01)
+            for _ in range(50):
+                caught = bool(place.server.sql(_IN_TRANSACTION))
+                if caught:
+                    break
+                await asyncio.sleep(0.02)
             if not caught:
                 proxy.release()
         await here.start_mixed(3)
