@@ -81,10 +81,15 @@ async def damage(at: Setting, kind: str, *, dies: bool) -> Figures:
         return figures
 
 
+# For as long as a run that goes on after all may take on a slow machine.
+PATIENCE_SECONDS = 60.0
+
+
 async def _told_of(here: Site, victim: str) -> str:
     """How the damage to a run shows: the run has failed, or completed as it did not matter, or
     doctor names it."""
-    for _ in range(100):
+    until = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    while asyncio.get_running_loop().time() < until:
         try:
             run = await here.store.load_run(victim)
         except PikkuError:
