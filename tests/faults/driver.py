@@ -281,11 +281,11 @@ class Site:
 
     @asynccontextmanager
     async def network_fault(
-        self, what: str, workers: Sequence[WorkerProcess]
+        self, what: str, workers: Sequence[WorkerProcess], *, froze: bool = False
     ) -> AsyncGenerator[None, None]:
         """While the connections of these are not what they should be, and until they have found
         their way back."""
-        made = self.fault(what, workers)
+        made = self.fault(what, workers, froze=froze)
         try:
             yield
         finally:

@@ -428,7 +428,7 @@ async def store_clock_jumps(at: Setting) -> Figures:
                 await here.start("napping", {"n": 3, "sleep": here.dice.randrange(200, 1500)})
             await here.busy_worker()
             off += jump
-            async with here.network_fault("clock set", workers):
+            async with here.network_fault("clock set", workers, froze=jump > 0):
                 await asyncio.to_thread(here.place.set_clock, off)
                 await asyncio.sleep(0.2)
         figures = await here.check()
