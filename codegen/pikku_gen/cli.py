@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import click
 
 if TYPE_CHECKING:
-    from pikku_gen.diagnostics import Diagnostic, ReadLine
+    from pikku_gen.diagnostics import ReadLine
     from pikku_gen.pipeline import Outcome
 
 Format = Literal["text", "json", "github", "sarif"]
@@ -250,7 +250,7 @@ def stay(project: Path | None, style: Format) -> int:
         else:
             text = diagnostics_text(outcome, color=_is_colored())
             click.echo(text, nl=False, err=True, color=True)
-            said = _summary(outcome, outcome.diagnostics, check=False)
+            said = summary(outcome, check=False)
             document = {"failed": outcome.failed, **_document(outcome, check=False)}
         click.echo(f"{said} ({seconds:.2f} s); waiting", err=True)
         put("ended", seconds=round(seconds, 3), **document)
@@ -280,7 +280,7 @@ def _print(outcome: Outcome, style: Format, *, check: bool) -> None:
     if style == "sarif":
         from pikku_gen.sarif import as_sarif
 
-        stale = _summary(outcome, found, check=check) if check and outcome.changes.stale else ""
+        stale = summary(outcome, check=check) if check and outcome.changes.stale else ""
         document = as_sarif(
             found,
             _reader(outcome.folder),
@@ -297,7 +297,7 @@ def _print(outcome: Outcome, style: Format, *, check: bool) -> None:
         click.echo(text, nl=False, err=True, color=True)
     if check and outcome.changes.stale and not outcome.failed:
         click.echo(outcome.diff, nl=False)
-    click.echo(_summary(outcome, found, check=check), err=True)
+    click.echo(summary(outcome, check=check), err=True)
 
 
 def diagnostics_text(outcome: Outcome, *, color: bool = False) -> str:
@@ -307,8 +307,9 @@ def diagnostics_text(outcome: Outcome, *, color: bool = False) -> str:
     return as_text(outcome.diagnostics, _reader(outcome.folder), color=color)
 
 
-def _summary(outcome: Outcome, found: tuple[Diagnostic, ...], *, check: bool) -> str:
-    changes = outcome.changes
+def summary(outcome: Outcome, *, check: bool) -> str:
+    """What a run did, or would do, in one line."""
+    changes, found = outcome.changes, outcome.diagnostics
     if outcome.failed:
         count = sum(item.severity == "error" for item in found)
         return f"pikku-gen: {count} {'error' if count == 1 else 'errors'}; nothing was written"
