@@ -46,10 +46,10 @@ class GeneratedPackage(BuildHookInterface[BuilderConfig]):
     def _check(self) -> bool:
         for key in self.config.keys() - _OF_HATCHLING - {"check"}:
             self.app.abort(f"pikku-gen: {_TABLE} has no setting `{key}`, only `check`")
-        check = self.config.get("check", False)
+        check: object = self.config.get("check", False)
         if not isinstance(check, bool):
             self.app.abort(f"pikku-gen: {_TABLE} `check` must be true or false, not {check!r}")
-        return check
+        return check is True
 
 
 @hookimpl

@@ -118,7 +118,7 @@ def locate(settings: Settings) -> tuple[Project | None, tuple[Diagnostic, ...]]:
     for folder in named:
         if not os.path.isdir(folder):
             words = f"the source folder `{shown_path(settings.folder, folder)}` does not exist"
-            problems.append(diagnostic("PKG505", settings.place("source"), words))
+            problems.append(diagnostic("PKG505", settings.place_of_value("source"), words))
     if problems:
         return None, tuple(problems)
     sources = named or [f for f in (settings.folder, settings.folder / "src") if f.is_dir()]
@@ -136,11 +136,11 @@ def locate(settings: Settings) -> tuple[Project | None, tuple[Diagnostic, ...]]:
         hint = f"did you mean `{close}`?" if close else ""
         where = ", ".join(f"`{shown_path(settings.folder, source)}`" for source in named)
         words = f"the root package `{root}` does not exist{f' in {where}' if where else ''}"
-        return None, (diagnostic("PKG505", settings.place("root"), words, hint=hint),)
+        return None, (diagnostic("PKG505", settings.place_of_value("root"), words, hint=hint),)
     package = settings.package or f"{root}_pikku"
     if package == root:
         words = f"`package` must not be the root package `{root}` itself"
-        return None, (diagnostic("PKG504", settings.place("package"), words),)
+        return None, (diagnostic("PKG504", settings.place_of_value("package"), words),)
     output = settings.folder / PurePosixPath(settings.output) if settings.output else homes[0]
     return Project(settings, root, package, tuple(sources), output), ()
 

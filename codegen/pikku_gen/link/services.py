@@ -23,12 +23,14 @@ def resolve_services(project: Project, table: SymbolTable) -> Found:
     path = project.settings.services
     if path is None:
         return NONE, "", ()
-    place = project.settings.place("services")
+    place = project.settings.place_of_value("services")
     module, colon, name = path.partition(":")
     if not colon or not name.isidentifier():
         return _wrong(place, f"`services` must be `module:function`, not `{path}`")
     if table.symbols(module) is None:
-        return _wrong(place, f"the module `{module}` of `services` does not exist")
+        close = nearest(module, {file.module for file in project.files()})
+        hint = f"did you mean `{close}:{name}`?" if close else ""
+        return _wrong(place, f"the module `{module}` of `services` does not exist", hint)
     home, _, name = table.follow(f"{module}.{name}").rpartition(".")
     symbols = table.symbols(home)
     factory = symbols.functions.get(name) if symbols else None
