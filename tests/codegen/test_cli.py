@@ -97,7 +97,8 @@ def test_github_gets_annotations(project: Path) -> None:
     result = pikku_gen("--format", "github")
 
     assert result.stdout.startswith(
-        "::error file=shop/functions.py,line=5,col=33,endColumn=36,title=PKG202::`Itn` leads to no type here"
+        "::error file=shop/functions.py,line=5,col=33,endColumn=36,"
+        "title=PKG202::`Itn` leads to no type here"
     )
 
 

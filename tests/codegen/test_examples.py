@@ -146,6 +146,13 @@ async def flow(ctx: WorkflowContext, data: Email) -> None:
 wire_workflow(name="flow", func=flow)
 """
 
+SERVICES = """\
+class Services: ...
+
+
+async def create_services() -> Services: ...
+"""
+
 # Where an example stands: as a module, in the body of a workflow, or in the settings.
 MODULES = {
     *("PKG103", "PKG105", "PKG106", "PKG201", "PKG202", "PKG203", "PKG204", "PKG205", "PKG206"),
@@ -232,7 +239,7 @@ def said_of(code: str, text: str, folder: Path) -> set[str]:
         "shop/__init__.py": "",
         "shop/types.py": TYPES,
         "shop/functions.py": FUNCTIONS,
-        "shop/services.py": "class Services: ...\n\n\nasync def create_services() -> Services: ...\n",
+        "shop/services.py": SERVICES,
     }
     if code in OF_SETTINGS:
         files["pyproject.toml"] = f"{text}\n"
