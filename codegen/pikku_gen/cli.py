@@ -227,7 +227,7 @@ def build(project: Path | None, style: Format, *, check: bool, fix: bool = False
 def stay(project: Path | None, style: Format) -> int:
     """Generates after every burst of edits, until a signal ends it; returns the exit code.
 
-    With `json`, what happens is one document on a line of stdout, too.
+    With `json`, each beginning and each end is also one document on a line of stdout.
     """
     import json
     import signal
@@ -261,6 +261,10 @@ def stay(project: Path | None, style: Format) -> int:
         follow(folder, Watcher(), began, ended)
     except KeyboardInterrupt:
         click.echo("pikku-gen: stopped", err=True)
+    except OSError as error:
+        click.echo(f"pikku-gen: the folders cannot be watched: {error}", err=True)
+        click.echo("help: WATCHFILES_FORCE_POLLING=1 looks at them again and again", err=True)
+        return MISUSED
     return OK
 
 

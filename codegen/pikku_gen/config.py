@@ -23,7 +23,7 @@ _LEVELS: Final = ("error", "warning", "note", "off")
 _ENDS: Final = ("completed", "failed", "cancelled")
 _DURATION: Final = re.compile(r"([0-9]+(ms|s|min|h|d|w))+|P[0-9YMWDTHS.]+")
 _AT: Final = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
-_HEADER: Final = re.compile(r"\s*(\[\s*([\w.\s-]+?)\s*\])")
+_HEADER: Final = re.compile(r"""\s*(\[([^][#"']*)\])""")
 _KEY: Final = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([\w-]+))\s*=\s*""")
 _VALUE: Final = re.compile(r"""\"[^"]*"|'[^']*'|\[.*\]|\{.*\}|[^#\s]+""")
 _CHOICES: Final = {

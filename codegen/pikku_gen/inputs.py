@@ -52,8 +52,8 @@ def look(folder: Path, outside: Sequence[str] = (), *, widely: bool = False) -> 
     package = project.package if project else settings.package
     near = sorted({path for source in sources for path in neighbours(source, package)})
     seen = [os.fspath(folder), *map(_standing, sources)]
-    for source in sources if project else ():
-        seen += folders_below(os.path.join(source, project.root if project else ""))
+    roots = [os.path.join(source, project.root) for source in sources] if project else []
+    seen += [here for root in roots for here in folders_below(root)]
     modules: list[str] = []
     if widely:
         below = [here for path in near for here in folders_below(path)]

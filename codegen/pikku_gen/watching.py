@@ -77,6 +77,7 @@ class Watcher:
             recursive=False,
             rust_timeout=_FIRST_LOOK_MS,
             yield_on_timeout=True,
+            ignore_permission_denied=True,
         )
         try:
             next(self._bursts)

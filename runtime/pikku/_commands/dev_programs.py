@@ -67,7 +67,7 @@ class _Tethered:
     async def started(
         cls, command: list[str], environment: Mapping[str, str], *, heard: bool = False
     ) -> _Tethered:
-        """*command* under way; with *heard*, what it prints is kept for `lines`."""
+        """*command* under way; with *heard*, what it prints is for `ended` to hear."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", tether.__file__, str(PATIENCE_SECONDS), *command),
             stdin=subprocess.PIPE,
@@ -86,10 +86,12 @@ class _Tethered:
                 self._process.stdin.write(word)
 
     async def ended(self, hear: Callable[[bytes], None] | None = None) -> int:
-        """The exit code, once there is one; *hear* is told each line that is printed before."""
+        """The exit code, once there is one; *hear* is told each line that is printed before, as
+        long as it is whole."""
         if hear is not None and self._process.stdout is not None:
             async for line in self._process.stdout:
-                hear(line)
+                if line.endswith(b"\n"):
+                    hear(line)
         return await self._process.wait()
 
 
