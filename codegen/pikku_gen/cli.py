@@ -10,25 +10,27 @@ from typing import TYPE_CHECKING, Final, Literal
 import click
 
 if TYPE_CHECKING:
-    from pikku_gen.diagnostics import Diagnostic, ReadLine
+    from pikku_gen.diagnostics import ReadLine
     from pikku_gen.pipeline import Outcome
 
-Format = Literal["text", "json", "github"]
+Format = Literal["text", "json", "github", "sarif"]
 DrawnAs = Literal["mermaid", "svg", "dot", "json"]
 ToldAs = Literal["text", "json", "markdown"]
 OK: Final = 0
 FAILED: Final = 1
 MISUSED: Final = 2
 NOT_FOUND: Final = 3
+_SHOWN_CHANGES: Final = 3
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 when the output is stale.")
 @click.option("--fix", is_flag=True, help="First mend in the sources what is mechanical.")
+@click.option("--watch", is_flag=True, help="Stay, and write again after every burst of edits.")
 @click.option(
     "--format",
     "style",
-    type=click.Choice(["text", "json", "github"]),
+    type=click.Choice(["text", "json", "github", "sarif"]),
     default="text",
     show_default=True,
     help="How to print diagnostics.",
@@ -45,6 +47,7 @@ def main(
     *,
     check: bool,
     fix: bool,
+    watch: bool,
     style: Format,
     project: Path | None,
     version: bool,
@@ -59,8 +62,12 @@ def main(
         return
     if check and fix:
         raise click.UsageError("--check writes nothing, --fix does: choose one")
+    if watch and (check or fix):
+        raise click.UsageError("--watch writes the package and nothing else: leave the other out")
+    if watch and style not in ("text", "json"):
+        raise click.UsageError(f"--watch never ends, a report as {style} does: use text or json")
     if context.invoked_subcommand is None:
-        context.exit(build(project, style, check=check, fix=fix))
+        context.exit(stay(project, style) if watch else build(project, style, check=check, fix=fix))
 
 
 @main.command()
@@ -217,12 +224,75 @@ def build(project: Path | None, style: Format, *, check: bool, fix: bool = False
     return FAILED if outcome.failed or (check and outcome.changes.stale) else OK
 
 
+def stay(project: Path | None, style: Format) -> int:
+    """Generates after every burst of edits, until a signal ends it; returns the exit code.
+
+    With `json`, each beginning and each end is also one document on a line of stdout.
+    """
+    import json
+    import signal
+
+    from pikku_gen.config import find_project
+    from pikku_gen.watching import Watcher, follow
+
+    def put(event: str, **more: object) -> None:
+        if style == "json":
+            click.echo(json.dumps({"event": event, **more}, ensure_ascii=False))
+
+    def began(changed: tuple[str, ...]) -> None:
+        click.echo(f"pikku-gen: generating: {_listed(changed) or 'the whole project'}", err=True)
+        put("began", changed=list(changed))
+
+    def ended(outcome: Outcome | OSError, seconds: float) -> None:
+        if isinstance(outcome, OSError):
+            said = f"pikku-gen: {outcome.filename or 'a file'}: {outcome.strerror}"
+            document: dict[str, object] = {"failed": True}
+        else:
+            text = diagnostics_text(outcome, color=_is_colored())
+            click.echo(text, nl=False, err=True, color=True)
+            said = summary(outcome, check=False)
+            document = {"failed": outcome.failed, **_document(outcome, check=False)}
+        click.echo(f"{said} ({seconds:.2f} s); waiting", err=True)
+        put("ended", seconds=round(seconds, 3), **document)
+
+    folder = (project.resolve() if project else find_project(Path.cwd())) or Path.cwd()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        follow(folder, Watcher(), began, ended)
+    except KeyboardInterrupt:
+        click.echo("pikku-gen: stopped", err=True)
+    except OSError as error:
+        click.echo(f"pikku-gen: the folders cannot be watched: {error}", err=True)
+        click.echo("help: WATCHFILES_FORCE_POLLING=1 looks at them again and again", err=True)
+        return MISUSED
+    return OK
+
+
+def _listed(changed: tuple[str, ...]) -> str:
+    more = len(changed) - _SHOWN_CHANGES
+    shown = [*changed[:_SHOWN_CHANGES], *([f"{more} more"] if more > 0 else [])]
+    return ", ".join(shown)
+
+
 def _print(outcome: Outcome, style: Format, *, check: bool) -> None:
     from pikku_gen import diagnostics
 
     found = outcome.diagnostics
     if style == "json":
         click.echo(diagnostics.dumps(_document(outcome, check=check)), nl=False)
+        return
+    if style == "sarif":
+        from pikku_gen.sarif import as_sarif
+
+        stale = summary(outcome, check=check) if check and outcome.changes.stale else ""
+        document = as_sarif(
+            found,
+            _reader(outcome.folder),
+            version=_version(),
+            failed="" if not outcome.misconfigured else "the project cannot be read",
+            notice=stale if not outcome.failed else "",
+        )
+        click.echo(diagnostics.dumps(document), nl=False)
         return
     if style == "github":
         click.echo(diagnostics.as_github(found), nl=False)
@@ -231,7 +301,7 @@ def _print(outcome: Outcome, style: Format, *, check: bool) -> None:
         click.echo(text, nl=False, err=True, color=True)
     if check and outcome.changes.stale and not outcome.failed:
         click.echo(outcome.diff, nl=False)
-    click.echo(_summary(outcome, found, check=check), err=True)
+    click.echo(summary(outcome, check=check), err=True)
 
 
 def diagnostics_text(outcome: Outcome, *, color: bool = False) -> str:
@@ -241,8 +311,9 @@ def diagnostics_text(outcome: Outcome, *, color: bool = False) -> str:
     return as_text(outcome.diagnostics, _reader(outcome.folder), color=color)
 
 
-def _summary(outcome: Outcome, found: tuple[Diagnostic, ...], *, check: bool) -> str:
-    changes = outcome.changes
+def summary(outcome: Outcome, *, check: bool) -> str:
+    """What a run did, or would do, in one line."""
+    changes, found = outcome.changes, outcome.diagnostics
     if outcome.failed:
         count = sum(item.severity == "error" for item in found)
         return f"pikku-gen: {count} {'error' if count == 1 else 'errors'}; nothing was written"

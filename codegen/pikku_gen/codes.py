@@ -109,7 +109,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "import it in this file, or define it",
         "A name in an annotation is neither a builtin nor bound at the top level of the file, or"
         " the module it is imported from does not have it.",
-        "async def charge(ctx: Context, data: Chrage) -> Receipt: ...",
+        "@pikku_func\nasync def pay(ctx: Context, data: Chrage) -> Receipt: ...",
         "Import the type by its right name; an import under `if TYPE_CHECKING:` is fine.",
     ),
     Entry(
@@ -148,8 +148,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "rename one of them: names that are no identifiers get `_` for every other character",
         "A name that is no Python identifier gets a sanitised attribute (`user-onboarding` becomes"
         " `user_onboarding`); here two names end up with the same one.",
-        'wire_workflow(name="user-onboarding", func=a)\n'
-        'wire_workflow(name="user_onboarding", func=b)',
+        'wire_workflow(name="user-onboarding", func=order_workflow)\n'
+        'wire_workflow(name="user_onboarding", func=refund_workflow)',
         "Rename one of them.",
     ),
     Entry(
@@ -168,7 +168,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "{0}",
         "see the options in the signature of the decorator",
         "A decorator, wire_workflow or wire_signal was given a keyword that it does not have.",
-        "@pikku_func(retrys=3)",
+        "@pikku_func(retrys=3)\nasync def pay(ctx: Context) -> None: ...",
         "Use the name the hint shows.",
     ),
     Entry(
@@ -229,7 +229,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         " field with another value in each",
         "A stored value is decoded by its declared type. Where two models could both accept it,"
         " the result would be a guess.",
-        "async def pay(ctx: Context, data: Card | Transfer) -> None: ...",
+        "@pikku_func\nasync def pay(ctx: Context, data: Card | Transfer) -> None: ...",
         'Give each model a field like `kind: Literal["card"]`, or name a discriminator.',
     ),
     Entry(
@@ -239,7 +239,9 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "import TypedDict from typing_extensions",
         "pydantic refuses `typing.TypedDict` on Python 3.11, and the project's `requires-python`"
         " admits it.",
-        "from typing import TypedDict",
+        "from typing import TypedDict\n\n"
+        "class Options(TypedDict):\n    gift: bool\n\n"
+        "@pikku_func\nasync def wrap(ctx: Context, data: Options) -> None: ...",
         '`from typing_extensions import TypedDict`, or `requires-python = ">=3.12"`.',
     ),
     Entry(
@@ -249,7 +251,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "move the types to a module that imports nothing generated: type checkers recheck less",
         "The generated stubs import this module for its types, and it imports the generated"
         " package: an import cycle that makes every type check slower.",
-        "# shop/functions.py\n@dataclass\nclass Charge: ...",
+        "@dataclass\nclass Parcel:\n    weight: int\n\n"
+        "@pikku_func\nasync def send(ctx: Context, data: Parcel) -> None: ...",
         "Move the types to, for example, `types.py`. This is a note: nothing is wrong.",
         severity="note",
     ),
@@ -435,7 +438,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "write `sorted({0})`",
         "Texts have another hash in every process, and so a set of them another order: the steps of"
         " a replay would come in another order than the recorded ones.",
-        "for sku in {line.sku for line in order.lines}:",
+        "for sku in {line.sku for line in order.lines}:\n"
+        '    await ctx.workflow.do(f"Pick {sku}", lambda: sku)',
         "`for sku in sorted(…)`, or `dict.fromkeys(…)`, which keeps the order.",
         severity="warning",
     ),
@@ -458,7 +462,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "write `except Exception:`, or end the handler with `raise`",
         "A run that is cancelled, or is past its timeout, gets asyncio.CancelledError at its"
         " pending awaits. A body that catches it goes on, and is granted no further step.",
-        "try:\n    await ctx.workflow.do(…)\nexcept BaseException:\n    pass",
+        'try:\n    await ctx.workflow.sleep("Wait", "1d")\nexcept BaseException:\n    pass',
         "Catch `Exception` or `StepFailedError`. To clean up, use `finally`, or `raise` at the end"
         " of the handler.",
         severity="warning",
@@ -532,8 +536,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "this file was not written by pikku-gen and is in its way",
         "move it away, or choose another `package` in [tool.pikku]",
         "The output package would overwrite a file that pikku-gen did not write.",
-        'package = "shop"',
-        "Choose a package name of its own for the generated code.",
+        'package = "billing"   # where `billing/` is a package of yours',
+        "Choose a package name of its own for the generated code, or move the file away.",
     ),
     Entry(
         "PKG501",
@@ -541,8 +545,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "{0}",
         'add a `[tool.pikku]` table with `root = "…"` to pyproject.toml, or pass --project',
         "pikku-gen reads the `[tool.pikku]` table of the pyproject.toml above the current folder.",
-        '[tool.pikku]\nroot = "shop"',
-        "Add the table.",
+        '[tool.piku]\nroot = "shop"',
+        'Add the table, with `root = "shop"`, or correct its name.',
     ),
     Entry(
         "PKG502",
@@ -597,7 +601,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         'write `services = "module:function"`, a function annotated with what it makes',
         "The services factory named in `[tool.pikku]` cannot be found, has no readable return"
         " annotation, or takes more than one argument.",
-        'services = "shop.services:create_service"',
+        '[tool.pikku]\nroot = "shop"\nservices = "shop.services:create_service"',
         "`async def create_services() -> Services`, or under `@asynccontextmanager`"
         " `-> AsyncGenerator[Services, None]`.",
     ),

@@ -22,6 +22,10 @@ _KNOWN: Final = (*_TEXTS, "source", "string_names", "client_types", "queues", "l
 _LEVELS: Final = ("error", "warning", "note", "off")
 _ENDS: Final = ("completed", "failed", "cancelled")
 _DURATION: Final = re.compile(r"([0-9]+(ms|s|min|h|d|w))+|P[0-9YMWDTHS.]+")
+_AT: Final = re.compile(r" \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$")
+_HEADER: Final = re.compile(r"""\s*(\[([^][#"']*)\])""")
+_KEY: Final = re.compile(r"""\s*(?:"([^"]*)"|'([^']*)'|([\w-]+))\s*=\s*""")
+_VALUE: Final = re.compile(r"""\"[^"]*"|'[^']*'|\[.*\]|\{.*\}|[^#\s]+""")
 _CHOICES: Final = {
     "string_names": ("auto", "always", "never"),
     "client_types": ("copy", "import"),
@@ -46,14 +50,20 @@ class Settings:
     lint: tuple[tuple[str, Level], ...] = ()
     """Severities by code, where they are not those of the table."""
     admits_python_3_11: bool = False
-    lines: tuple[tuple[str, int], ...] = ()
+    spans: tuple[tuple[str, Span, Span], ...] = ()
+    """Of each key its own place and that of its value."""
 
     def place(self, key: str = "") -> Place:
         """Where a setting stands, or the table where it does not."""
-        found = dict(self.lines)
-        line = found.get(key, found.get("", 0))
-        width = len(key.rpartition(".")[2])
-        return Place(PYPROJECT, Span(line, 1, max(width, 1)) if line else Span())
+        return Place(PYPROJECT, self._spans(key)[0])
+
+    def place_of_value(self, key: str) -> Place:
+        """Where the value of a setting stands, or the table where it does not."""
+        return Place(PYPROJECT, self._spans(key)[1])
+
+    def _spans(self, key: str) -> tuple[Span, Span]:
+        found = {name: (own, value) for name, own, value in self.spans}
+        return found.get(key) or found.get("") or (Span(), Span())
 
 
 def find_project(start: Path) -> Path | None:
@@ -77,14 +87,19 @@ def read_settings(folder: Path) -> tuple[Settings, tuple[Diagnostic, ...]]:
     """The settings of the project in `folder`, and what is wrong with them."""
     settings = Settings(folder)
     place = Place(PYPROJECT)
+    text = ""
     try:
         text = (folder / PYPROJECT).read_text(encoding="utf-8-sig")
         document = tomllib.loads(text)
     except FileNotFoundError:
         return settings, (diagnostic("PKG501", place, "there is no pyproject.toml"),)
-    except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror or "unreadable" if isinstance(error, OSError) else str(error)
-        return settings, (diagnostic("PKG502", place, reason),)
+    except OSError as error:
+        return settings, (diagnostic("PKG502", place, error.strerror or "unreadable"),)
+    except UnicodeDecodeError as error:
+        return settings, (diagnostic("PKG502", place, f"it is not UTF-8: {error.reason}"),)
+    except (ValueError, RecursionError) as error:
+        reason, span = _located(str(error), text)
+        return settings, (diagnostic("PKG502", Place(PYPROJECT, span), reason),)
     table = _table(document, "tool", "pikku")
     if table is None:
         missing = "pyproject.toml has no [tool.pikku] table"
@@ -92,11 +107,22 @@ def read_settings(folder: Path) -> tuple[Settings, tuple[Diagnostic, ...]]:
     return _settings(folder, text, document, table)
 
 
+def _located(reason: str, text: str) -> tuple[str, Span]:
+    """What a TOML parser says, without the place that it says it of, and the place."""
+    found = _AT.search(reason)
+    if found is None:
+        return reason, Span()
+    if found["line"]:
+        return reason[: found.start()], Span(int(found["line"]), int(found["column"]))
+    lines = text.rstrip("\n").split("\n")
+    return reason[: found.start()], Span(len(lines), len(lines[-1]) + 1)
+
+
 def _settings(
     folder: Path, text: str, document: Mapping[str, object], table: Mapping[str, object]
 ) -> tuple[Settings, tuple[Diagnostic, ...]]:
-    lines = _key_lines(text)
-    found = Settings(folder, lines=lines)
+    spans = tuple(_key_spans(text))
+    found = Settings(folder, spans=spans)
     problems: list[Diagnostic] = []
     good: dict[str, str] = {}
     for key, value in table.items():
@@ -110,7 +136,8 @@ def _settings(
         if key == "lint" and not wrong:
             problems += _wrong_lint(found, cast("Mapping[str, object]", value))
         elif wrong:
-            problems.append(diagnostic("PKG504", place, f"`{key}` {wrong}"))
+            place, hint = found.place_of_value(key), _choice_near(key, value)
+            problems.append(diagnostic("PKG504", place, f"`{key}` {wrong}", hint=hint))
         elif isinstance(value, str):
             good[key] = value
         elif key == "retention":
@@ -132,7 +159,7 @@ def _settings(
             string_names=cast(StringNames, good.get("string_names", "auto")),
             lint=_levels(table.get("lint")),
             admits_python_3_11=_admits_3_11(document),
-            lines=lines,
+            spans=spans,
         ),
         tuple(problems),
     )
@@ -171,13 +198,21 @@ def _levels(value: object) -> tuple[tuple[str, Level], ...]:
 def _wrong_lint(settings: Settings, given: Mapping[str, object]) -> Iterator[Diagnostic]:
     for code, level in given.items():
         place = settings.place(f"lint.{code}")
+        value = settings.place_of_value(f"lint.{code}")
         if code not in LINT:
             close = nearest(code, LINT)
             hint = f"did you mean `{close}`?" if close else f"there are {', '.join(LINT)}"
             yield diagnostic("PKG504", place, f"`lint` knows no `{code}`", hint=hint)
         elif level not in _LEVELS:
             words = f"`{code}` must be one of {', '.join(_LEVELS)}, not `{level}`"
-            yield diagnostic("PKG504", place, words)
+            close = nearest(str(level), _LEVELS)
+            hint = f"did you mean `{close}`?" if close else ""
+            yield diagnostic("PKG504", value, words, hint=hint)
+
+
+def _choice_near(key: str, value: object) -> str:
+    close = nearest(str(value), _CHOICES.get(key, ()))
+    return f"did you mean `{close}`?" if close else ""
 
 
 def _is_text(value: object) -> bool:
@@ -224,17 +259,21 @@ def _table(document: Mapping[str, object], *path: str) -> Mapping[str, object] |
     return document
 
 
-def _key_lines(text: str) -> tuple[tuple[str, int], ...]:
-    lines: dict[str, int] = {}
+def _key_spans(text: str) -> Iterator[tuple[str, Span, Span]]:
+    """Where the tables of pikku and their keys stand, and their values, as far as they are written
+    one to a line."""
     prefix: str | None = None
     for number, line in enumerate(text.splitlines(), start=1):
-        stripped = line.strip()
-        if stripped.startswith("["):
-            table = stripped.split("#")[0].strip().strip("[]").strip()
+        header = _HEADER.match(line)
+        if header is not None:
+            table = re.sub(r"\s", "", header[2])
             prefix = {"tool.pikku": "", "tool.pikku.lint": "lint."}.get(table)
             if prefix is not None:
-                lines.setdefault(prefix.rstrip("."), number)
-        elif prefix is not None and "=" in stripped and not stripped.startswith("#"):
-            key = stripped.split("=", 1)[0].strip().strip("\"'")
-            lines.setdefault(f"{prefix}{key}", number)
-    return tuple(lines.items())
+                span = Span(number, header.start(1) + 1, len(header[1]))
+                yield prefix.rstrip("."), span, span
+        elif prefix is not None and (key := _KEY.match(line)) is not None:
+            which = next(group for group in (1, 2, 3) if key[group] is not None)
+            own = Span(number, key.start(which) + 1, max(len(key[which]), 1))
+            value = _VALUE.match(line, key.end())
+            there = Span(number, key.end() + 1, len(value[0])) if value else own
+            yield f"{prefix}{key[which]}", own, there

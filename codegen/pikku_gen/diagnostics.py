@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -100,6 +101,7 @@ def as_github(diagnostics: Sequence[Diagnostic]) -> str:
     return "".join(
         f"::{kinds[found.severity]} file={_property(found.place.path)},"
         f"line={max(found.place.span.line, 1)},col={max(found.place.span.column, 1)},"
+        f"endColumn={max(found.place.span.column, 1) + found.place.span.width},"
         f"title={found.code}::{_escaped(found.message)}%0Ahelp: {_escaped(found.hint)}\n"
         for found in diagnostics
     )
@@ -141,12 +143,23 @@ def _frame(place: Place, read_line: ReadLine, paint: _Paint, shade: str) -> list
         return []
     shown = "".join(character if character >= " " else " " for character in text).rstrip()
     gutter = " " * len(str(span.line))
-    width = max(1, min(span.width, len(shown) - span.column + 1))
+    before = shown[: span.column - 1].ljust(span.column - 1)
+    marked = shown[span.column - 1 : span.column - 1 + span.width]
     return [
         f"  {gutter} |",
         f"  {span.line} | {shown}",
-        f"  {gutter} | {' ' * (span.column - 1)}{paint(shade, '^' * width)}",
+        f"  {gutter} | {' ' * _cells(before)}{paint(shade, '^' * max(1, _cells(marked)))}",
     ]
+
+
+def _cells(text: str) -> int:
+    """How wide a terminal shows it."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(each) else 1 + (unicodedata.east_asian_width(each) in "WF")
+        for each in text
+    )
 
 
 def _place_json(place: Place) -> dict[str, object]:

@@ -42,6 +42,8 @@ class Outcome:
     files: tuple[str, ...] = ()
     wrote: bool = False
     misconfigured: bool = False
+    outside: tuple[str, ...] = ()
+    """The files beside the root package that were read, too."""
 
     @property
     def failed(self) -> bool:
@@ -60,7 +62,7 @@ def run(folder: Path, *, check: bool = False) -> Outcome:
     settled = _settled(project, cache, reader)
     if settled is not None:
         cache.save()
-        return settled
+        return replace(settled, outside=_outside(cache, reader))
     with quiet():
         app, diagnostics = _understand(project, reader)
         outcome = Outcome(folder, diagnostics, package=project.shown(project.package_folder))
@@ -68,7 +70,11 @@ def run(folder: Path, *, check: bool = False) -> Outcome:
             outcome = _emit(outcome, project, app, check=check)
         _settle(cache, project, outcome)
         cache.save()
-    return outcome
+    return replace(outcome, outside=_outside(cache, reader))
+
+
+def _outside(cache: Cache, reader: Reader) -> tuple[str, ...]:
+    return tuple(sorted(cache.used - {file.path for file in reader.files}))
 
 
 @dataclass(frozen=True, slots=True)

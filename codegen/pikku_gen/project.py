@@ -118,7 +118,7 @@ def locate(settings: Settings) -> tuple[Project | None, tuple[Diagnostic, ...]]:
     for folder in named:
         if not os.path.isdir(folder):
             words = f"the source folder `{shown_path(settings.folder, folder)}` does not exist"
-            problems.append(diagnostic("PKG505", settings.place("source"), words))
+            problems.append(diagnostic("PKG505", settings.place_of_value("source"), words))
     if problems:
         return None, tuple(problems)
     sources = named or [f for f in (settings.folder, settings.folder / "src") if f.is_dir()]
@@ -136,13 +136,33 @@ def locate(settings: Settings) -> tuple[Project | None, tuple[Diagnostic, ...]]:
         hint = f"did you mean `{close}`?" if close else ""
         where = ", ".join(f"`{shown_path(settings.folder, source)}`" for source in named)
         words = f"the root package `{root}` does not exist{f' in {where}' if where else ''}"
-        return None, (diagnostic("PKG505", settings.place("root"), words, hint=hint),)
+        return None, (diagnostic("PKG505", settings.place_of_value("root"), words, hint=hint),)
     package = settings.package or f"{root}_pikku"
     if package == root:
         words = f"`package` must not be the root package `{root}` itself"
-        return None, (diagnostic("PKG504", settings.place("package"), words),)
+        return None, (diagnostic("PKG504", settings.place_of_value("package"), words),)
     output = settings.folder / PurePosixPath(settings.output) if settings.output else homes[0]
     return Project(settings, root, package, tuple(sources), output), ()
+
+
+def neighbours(source: Path, package: str | None) -> Iterator[str]:
+    """The folders in a source folder that hold modules; the generated package is none of them."""
+    try:
+        entries = list(os.scandir(source))
+    except OSError:
+        return
+    for entry in entries:
+        name = entry.name
+        if name.isidentifier() and name not in _SKIPPED | _NOT_ROOTS and name != package:
+            if _is_folder(entry) and any(part.endswith(".py") for part in _names(entry.path)):
+                yield entry.path
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
 
 
 def _no_single_root(settings: Settings, candidates: list[str]) -> Diagnostic:
@@ -166,30 +186,40 @@ def _candidates(source: Path) -> Iterator[str]:
                 yield entry.name
 
 
+def folders_below(folder: str) -> Iterator[str]:
+    """The folder and each below it where modules may be; none where it does not exist."""
+    for here, _, _ in _visit(folder, ""):
+        yield here
+
+
 def _walk(folder: str, module: str) -> Iterator[tuple[str, str, bool]]:
-    """Python files below a folder; links are followed, loops are not."""
+    """Python files below a folder."""
+    for _, dotted, entries in _visit(folder, module):
+        for entry in entries:
+            if entry.name.endswith(".py") and not _is_folder(entry):
+                stem = entry.name[:-3]
+                is_package = stem == "__init__"
+                yield entry.path, dotted if is_package else f"{dotted}.{stem}", is_package
+
+
+def _visit(folder: str, module: str) -> Iterator[tuple[str, str, list[os.DirEntry[str]]]]:
+    """Each folder with its dotted name and what is in it; links are followed, loops are not."""
     stack: list[tuple[str, str, frozenset[tuple[int, int]]]] = [(folder, module, frozenset())]
     while stack:
         here, dotted, above = stack.pop()
         try:
             stat = os.stat(here)
-            entries = list(os.scandir(here))
+            found = list(os.scandir(here))
         except OSError:
             continue
         identity = (stat.st_dev, stat.st_ino)
         if identity in above:
             continue
+        entries = [e for e in found if not e.name.startswith(".") and e.name not in _SKIPPED]
+        yield here, dotted, entries
         for entry in entries:
-            name = entry.name
-            if name.startswith(".") or name in _SKIPPED:
-                continue
-            if name.endswith(".py"):
-                stem = name[:-3]
-                if not _is_folder(entry):
-                    is_package = stem == "__init__"
-                    yield entry.path, dotted if is_package else f"{dotted}.{stem}", is_package
-            elif _is_folder(entry):
-                stack.append((entry.path, f"{dotted}.{name}", above | {identity}))
+            if not entry.name.endswith(".py") and _is_folder(entry):
+                stack.append((entry.path, f"{dotted}.{entry.name}", above | {identity}))
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

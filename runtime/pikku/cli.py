@@ -12,6 +12,7 @@ import click
 from pikku._commands import exports, repair, words
 from pikku._commands.db import db
 from pikku._commands.demo import demo
+from pikku._commands.dev import dev
 from pikku._commands.doctor import doctor
 from pikku._commands.init import init
 from pikku._commands.output import complain
@@ -100,7 +101,7 @@ def main(context: click.Context, app: str | None, store: str | None, version: bo
         click.echo(context.get_help())
 
 
-for _command in (demo, init, runs, worker, doctor, db):
+for _command in (demo, init, dev, runs, worker, doctor, db):
     main.add_command(_command)
 for _command in (
     *(words.signal, words.approvals, words.approve, words.reject),

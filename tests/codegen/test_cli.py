@@ -97,7 +97,8 @@ def test_github_gets_annotations(project: Path) -> None:
     result = pikku_gen("--format", "github")
 
     assert result.stdout.startswith(
-        "::error file=shop/functions.py,line=5,col=33,title=PKG202::`Itn` leads to no type here"
+        "::error file=shop/functions.py,line=5,col=33,endColumn=36,"
+        "title=PKG202::`Itn` leads to no type here"
     )
 
 
@@ -174,3 +175,41 @@ def test_version_and_help_load_nothing_heavy(option: str) -> None:
 
     assert made.stderr.strip() == "[]"
     assert "pikku-gen" in made.stdout or "Usage" in made.stdout
+
+
+def test_the_caret_stands_below_the_name_behind_wide_characters_too(project: Path) -> None:
+    source = GOOD.format("Itn").replace("ctx: Context)", 'ctx: Context, data: "数量")')
+    (project / "shop" / "functions.py").write_text(source, encoding="utf-8")
+
+    lines = pikku_gen().stderr.splitlines()
+
+    assert lines[2:4] == [
+        '  5 | async def ping(ctx: Context, data: "数量") -> Itn: ...',
+        "    |                                     ^^^^",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "place"),
+    [
+        ('[tool.pikku]\nroot = "shop', "2:13"),
+        ("[tool.pikku]\nroot = = 1\n", "2:8"),
+        ("[tool.pikku]\nsource = [\n", "2:11"),
+    ],
+)
+def test_settings_that_are_no_toml_are_shown_where_they_stop_being_it(
+    project: Path, settings: str, place: str
+) -> None:
+    (project / "pyproject.toml").write_text(settings, encoding="utf-8")
+
+    assert pikku_gen().stderr.startswith(f"pyproject.toml:{place}: PKG502 ")
+
+
+def test_a_setting_is_found_however_it_is_indented_and_quoted(project: Path) -> None:
+    settings = '[ tool.pikku ]  # ours\n  "root" = 7 # seven\n'
+    (project / "pyproject.toml").write_text(settings, encoding="utf-8")
+
+    lines = pikku_gen().stderr.splitlines()
+
+    assert lines[0] == "pyproject.toml:2:12: PKG504 [tool.pikku] `root` must be a string"
+    assert lines[2:4] == ['  2 |   "root" = 7 # seven', "    |            ^"]

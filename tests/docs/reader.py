@@ -16,6 +16,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import yaml
 from tests.docs.blocks import ROOT, Block
 
 BIN = Path(sys.executable).parent
@@ -80,6 +81,8 @@ class Reader:
                     self.write(block.path, block.text)
             case "json":
                 json.loads(block.text)
+            case "yaml":
+                yaml.safe_load(block.text)
             case "sh":
                 self.type_script(block)
             case "console":

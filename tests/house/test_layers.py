@@ -13,15 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 # Top to bottom. The longest matching prefix decides where a module lives; the modules of one prefix
 # may import one another, those that merely share a row may not.
 ROWS: list[tuple[str, ...]] = [
-    ("pikku_gen.__main__",),
+    ("pikku_gen.__main__", "pikku_gen.hatch_plugin"),
     ("pikku_gen.cli",),
     ("pikku_gen.diff",),
-    ("pikku_gen.fixing",),
+    ("pikku_gen.fixing", "pikku_gen.sarif", "pikku_gen.watching"),
     ("pikku_gen.drawing", "pikku_gen.pipeline", "pikku_gen"),
     ("pikku_gen.reading",),
     ("pikku_gen.cache",),
     ("pikku_gen.scan", "pikku_gen.rules", "pikku_gen.render", "pikku_gen.write"),
     ("pikku_gen.link",),
+    ("pikku_gen.inputs",),
     ("pikku_gen.project",),
     ("pikku_gen.config",),
     ("pikku_gen.diagnostics",),
@@ -74,6 +75,8 @@ LIBRARIES = {
     "sqlite3": ("pikku.stores.sqlite", "pikku._commands"),
     "redis": ("pikku.stores.redis",),
     "psycopg": ("pikku.stores.postgres",),
+    "hatchling": ("pikku_gen.hatch_plugin",),
+    "watchfiles": ("pikku_gen.watching",),
     "click": ("pikku.cli", "pikku._commands", "pikku_gen.cli"),
     "rich": ("pikku.cli", "pikku._commands", "pikku_gen.cli"),
 }

@@ -10,7 +10,7 @@ from pikku_gen.link.annotations import resolve_annotation
 from pikku_gen.link.symbols import SymbolTable
 from pikku_gen.model.app import NONE, Source, TypeRef
 from pikku_gen.model.facts import AnnotationFact, FactoryFact
-from pikku_gen.model.places import Place
+from pikku_gen.model.places import Place, Span
 from pikku_gen.project import Project
 
 _MANAGERS: Final = ("contextlib.asynccontextmanager", "contextlib.contextmanager")
@@ -23,12 +23,14 @@ def resolve_services(project: Project, table: SymbolTable) -> Found:
     path = project.settings.services
     if path is None:
         return NONE, "", ()
-    place = project.settings.place("services")
+    place = project.settings.place_of_value("services")
     module, colon, name = path.partition(":")
     if not colon or not name.isidentifier():
         return _wrong(place, f"`services` must be `module:function`, not `{path}`")
     if table.symbols(module) is None:
-        return _wrong(place, f"the module `{module}` of `services` does not exist")
+        close = nearest(module, {file.module for file in project.files()})
+        hint = f"did you mean `{close}:{name}`?" if close else ""
+        return _wrong(place, f"the module `{module}` of `services` does not exist", hint)
     home, _, name = table.follow(f"{module}.{name}").rpartition(".")
     symbols = table.symbols(home)
     factory = symbols.functions.get(name) if symbols else None
@@ -47,14 +49,16 @@ def _made(table: SymbolTable, source: Source, name: str, factory: FactoryFact, p
     if factory.required_parameters > 1:
         words = f"the services factory `{name}` must take nothing, or one pikku.Config"
         return _wrong(place, words)
-    text = factory.returns
+    text, there = factory.returns, factory.returns_span
     managed = any(_is_manager(table, source.module, item) for item in factory.decorators)
     if managed:
         text = _yielded(text)
         if not text:
             words = f"the services factory `{name}` must be annotated with what it yields"
-            return _wrong(place, words)
-    services, problems = resolve_annotation(table, source, AnnotationFact(text, factory.span))
+            return _wrong(source.at(there), words)
+        before = max(factory.returns.find(text), 0)
+        there = Span(there.line, there.column + before, len(text))
+    services, problems = resolve_annotation(table, source, AnnotationFact(text, there))
     return services, path, problems
 
 

@@ -88,6 +88,7 @@ class FactoryFact:
     is_async: bool
     decorators: tuple[str, ...]
     returns: str
+    returns_span: Span
     required_parameters: int
 
 

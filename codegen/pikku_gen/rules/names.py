@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from pikku_gen.diagnostics import Diagnostic, diagnostic, nearest
 from pikku_gen.link.shapes import Shapes
@@ -33,13 +33,21 @@ def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
         known = [name for name, _, _ in named]
         if use.name not in known:
             kind = "RPC" if use.kind == "rpc" else use.kind
-            yield unknown_name(source.at(use.span), kind, use.name, known)
+            others = {"rpc": flows, "workflow": rpcs}.get(use.kind, [])
+            names = [name for name, _, _ in others]
+            yield unknown_name(source.at(use.span), kind, use.name, known, names)
 
 
-def unknown_name(place: Place, kind: str, name: str, known: Iterable[str]) -> Diagnostic:
-    """A name that nothing answers to, with the nearest that does."""
+def unknown_name(
+    place: Place, kind: str, name: str, known: Iterable[str], others: Collection[str] = ()
+) -> Diagnostic:
+    """A name that nothing answers to, with the nearest that does; `others` are RPCs where a
+    workflow is meant, and workflows where an RPC is."""
     close = nearest(name, known)
     hint = f"did you mean `{close}`?" if close else ""
+    if name in others:
+        is_what = "a workflow, and no RPC" if kind == "RPC" else "an RPC, and no workflow"
+        hint = f"`{name}` is {is_what}"
     return diagnostic("PKG210", place, f"there is no {kind} named `{name}`", hint=hint)
 
 

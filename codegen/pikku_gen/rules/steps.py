@@ -51,13 +51,16 @@ def _target(
         case "name":
             if not targets.names_target(step, target.text):
                 kind = "RPC" if step.kind == "saga.do" else "RPC or workflow"
-                yield unknown_name(place, kind, target.text, targets.target_names(step))
+                others = targets.workflow_names
+                yield unknown_name(place, kind, target.text, targets.target_names(step), others)
         case "attribute":
             if target.text not in targets.attributes:
-                yield unknown_name(place, "RPC", target.text, targets.attributes)
+                others = targets.workflow_attributes
+                yield unknown_name(place, "RPC", target.text, targets.attributes, others)
         case "workflow":
             if target.text not in targets.workflow_attributes:
-                yield unknown_name(place, "workflow", target.text, targets.workflow_attributes)
+                known = targets.workflow_attributes
+                yield unknown_name(place, "workflow", target.text, known, targets.attributes)
         case "signal":
             if target.text not in targets.signal_names:
                 yield unknown_name(place, "signal", target.text, targets.signal_names)

@@ -311,7 +311,9 @@ class _Scan:
         taken = AnnotationFact("", self.locate(call.func))
         if payload is not None and not is_none(payload):
             if not isinstance(payload, _TYPES):
-                self._problem("PKG219", payload, source(payload))
+                quoted = string(payload)
+                hint = f"write it without quotes: `payload={quoted}`" if quoted else ""
+                self._problem("PKG219", payload, source(payload), hint)
                 return
             taken = AnnotationFact(source(payload), self.locate(payload))
         described = given.get("description")

@@ -222,8 +222,16 @@ def _function(statement: Def) -> FactoryFact:
         is_async=is_async,
         decorators=_decorators(statement),
         returns=ast.unparse(statement.returns) if statement.returns else "",
+        returns_span=_span(statement.returns) if statement.returns else Span(),
         required_parameters=positional + keyword,
     )
+
+
+def _span(node: ast.expr) -> Span:
+    """Where an expression stands, as far as it stands on one line."""
+    end = node.end_col_offset if node.end_lineno == node.lineno else None
+    width = end - node.col_offset if end is not None else 1
+    return Span(node.lineno, node.col_offset + 1, width)
 
 
 def _decorators(statement: ast.ClassDef | Def) -> tuple[str, ...]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from typing import IO, TYPE_CHECKING
 
-from pikku._commands.output import tell
+from pikku._commands.output import how_it_ended, tell
 
 if TYPE_CHECKING:
     from pikku._commands.hosting import Stop
@@ -74,7 +73,7 @@ class _Place:
             first = False
             if time.monotonic() - began > SETTLED_SECONDS:
                 delay = FIRST_DELAY_SECONDS
-            tell(f"{self._prefix}process {pid} {_how(code)}; another one in {delay:g} s")
+            tell(f"{self._prefix}process {pid} {how_it_ended(code)}; another one in {delay:g} s")
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._stop.asked.wait()
@@ -84,7 +83,7 @@ class _Place:
     def _conclude(self, pid: int, code: int) -> int:
         if code in (0, -self._stop.number):  # the signal came before there was anything to finish
             return 0
-        tell(f"{self._prefix}process {pid} {_how(code)}")
+        tell(f"{self._prefix}process {pid} {how_it_ended(code)}")
         return 1
 
     async def _live(self) -> tuple[int, int]:
@@ -138,13 +137,3 @@ def _write(out: IO[bytes], text: bytes) -> None:
     with suppress(OSError):  # whoever read this is gone; the processes go on
         out.write(text)
         out.flush()
-
-
-def _how(code: int) -> str:
-    if code >= 0:
-        return f"ended with {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = f"signal {-code}"
-    return f"was ended by {name}"

@@ -11,3 +11,8 @@ async def sign_up() -> None:
 async def caller(ctx: Context) -> None:
     await ctx.rpc.invoke("charge", {"order_id": 1})
     await ctx.rpc.invoke("send_email", {"to": 1, "message": "", "copy": ""})
+
+
+async def of_the_other_kind() -> None:
+    await start_workflow("charge", {"order_id": "1", "amount": 2})
+    await rpc.invoke("order")
