@@ -23,8 +23,8 @@ from pikku._records import ENDED_STEP, FINAL_STATUSES, LoadedRun
 class Fault:
     """What happened to some processes, and when, by CLOCK_MONOTONIC.
 
-    `froze`: for the store time passed, and so their leases, that did not pass for them. `forgot`: the store may have lost what it
-    had acknowledged. `killed`: they ended there and then.
+    `froze`: for the store time passed, and so their leases, that did not pass for them. `forgot`:
+    the store may have lost what it had acknowledged. `killed`: they ended there and then.
     """
 
     what: str
