@@ -286,7 +286,7 @@ def _remarks(played: Sequence[Played]) -> str:
     if all_of_them.forgotten_runs or all_of_them.lost_acknowledged:
         remarks.append(
             f"Besides, {all_of_them.forgotten_runs} runs and {all_of_them.lost_acknowledged} "
-            "outcomes were forgotten by a Redis itself, in rows 6 (a server that keeps nothing) "
+            "outcomes were forgotten by a server itself, in rows 6 (a server that keeps nothing) "
             "and 9 (a replica that lagged behind takes over): counted, and not promised."
         )
     if all_of_them.accidents:
