@@ -72,7 +72,7 @@ def build_client(folder: Path, out: Path, name: str | None, *, check: bool = Fal
     with quiet():
         exposed, closure, said = _closed(found, package)
     if not exposed.rpcs and not exposed.workflows:
-        said = (diagnostic("PKG610", project.settings.place()),)
+        said = (diagnostic("PKG610", project.settings.place(), ""),)
     if not _is_ours(out):
         said = (*said, diagnostic("PKG611", Place(project.shown(out)), project.shown(out)))
     outcome = replace(outcome, diagnostics=ordered(said))

@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from pikku_gen.config import PYPROJECT
 
-_ALWAYS: Final = {"httpx2": "httpx2>=2.0", "pydantic": "pydantic>=2.10"}
+_ALWAYS: Final = {"httpx2": "httpx2>=2.16", "pydantic": "pydantic>=2.10"}
 _OLDEST: Final = (3, 11)
 
 

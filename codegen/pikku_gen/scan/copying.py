@@ -222,7 +222,8 @@ class _Copier:
         for keyword in node.keywords:
             if keyword.keyword is not None and keyword.keyword.value == "metaclass":
                 self._problem("PKG602", keyword, where)
-            self._read(keyword.value, where)
+            else:
+                self._read(keyword.value, where)
         for base in node.bases:
             if any(isinstance(part, cst.Call) for part in _descendants(base.value)):
                 self._problem("PKG601", base, where)
