@@ -650,8 +650,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "Methods and validators are left out of copies, which leaves the JSON form of a value as it"
         " is. A constructor, a serializer or a schema of the class's own does not: without it the"
         " client would write or read something else.",
-        'class Money(BaseModel):\n    @field_serializer("amount")\n    def in_cents(self, amount: int)'
-        " -> str: …",
+        'class Money(BaseModel):\n    @field_serializer("amount")\n'
+        "    def in_cents(self, amount: int) -> str: …",
         "Give the field a type that has this JSON form, such as an `Annotated` of a library's"
         " serializer.",
     ),
@@ -660,8 +660,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "statement that cannot be copied",
         "`{0}` is bound by a statement that cannot be copied",
         "bind it once, by a class statement or one assignment at the top level",
-        "A type or constant is defined under a condition, in a loop, by unpacking, or not at all; or"
-        " the body of a class holds more than fields, nested classes and methods.",
+        "A type or constant is defined under a condition, in a loop, by unpacking, or not at all;"
+        " or the body of a class holds more than fields, nested classes and methods.",
         "if FAST:\n    class Order(BaseModel): …",
         "Define it at the top level of its module.",
     ),
@@ -672,8 +672,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "use a type of your own in what is exposed",
         "What is exposed names a type of pikku or of the generated package; or, with"
         ' `client_types = "import"`, a type of a module that imports the generated package.',
-        "@pikku_func(expose=True)\nasync def refund(ctx: Context, failure: StepFailure[Charge]) -> None:"
-        " …",
+        "@pikku_func(expose=True)\n"
+        "async def refund(ctx: Context, failure: StepFailure[Charge]) -> None: …",
         "Expose a function that takes a plain type, and have it call the other one.",
     ),
     Entry(
@@ -681,8 +681,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "one name in two modules",
         "{0}",
         "import it from there, or rename one of the types",
-        "Two modules define a type of one name. Both are copied, each to a module of its own, and the"
-        " package's `types` has neither under the bare name.",
+        "Two modules define a type of one name. Both are copied, each to a module of its own, and"
+        " the package's `types` has neither under the bare name.",
         "shop/orders.py: class Line …\nshop/invoices.py: class Line …",
         "Rename one, or import from `shop_client.types.shop.orders`.",
         severity="warning",
@@ -692,9 +692,9 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "copied types that cannot be imported",
         "the copied types cannot be imported: {0}",
         "install what they need beside pikku-gen, or mark the type with `# pikku: opaque`",
-        "JSON Schema and OpenAPI are made from the copies, in a process that has only those. It ended"
-        " with this exception: a library is not installed, pydantic knows no JSON form for a type,"
-        " or a copy needs what was left out.",
+        "JSON Schema and OpenAPI are made from the copies, in a process that has only those. It"
+        " ended with this exception: a library is not installed, pydantic knows no JSON form for a"
+        " type, or a copy needs what was left out.",
         "from no_such_library import Money",
         "Install the library in the environment of pikku-gen.",
     ),

@@ -69,7 +69,9 @@ def run(folder: Path, *, check: bool = False) -> Outcome:
         if not outcome.failed:
             from pikku_gen.render.package import render_package
 
-            outcome = emit(outcome, project, project.package_folder, render_package(app), check=check)
+            outcome = emit(
+                outcome, project, project.package_folder, render_package(app), check=check
+            )
         _settle(cache, project, outcome)
         cache.save()
     return outcome

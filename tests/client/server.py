@@ -145,7 +145,7 @@ class Server:
         if not func.expose:
             raise UnknownFunctionError(name, ())
         codec, where = func.declaration.input, f"function {name!r}"
-        given = ()
+        given: tuple[Any, ...] = ()
         if func.declaration.takes_input:
             given = (codec.decode(codec.admit_json(await _text(request), where), where),)
         try:
@@ -168,7 +168,7 @@ class Server:
         run_id = body.get("run_id", request.headers.get("idempotency-key"))
         known = run_id and await self.app.opened.engine.store.load_run(run_id)
         declaration, where = wired.workflow.declaration, f"workflow {name!r}"
-        data = ()
+        data: tuple[Any, ...] = ()
         if declaration.takes_input:
             if "input" not in body:
                 raise InvalidInputError(where, [("input", "is missing")])

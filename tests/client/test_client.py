@@ -193,7 +193,9 @@ async def test_events_go_on_where_a_stream_broke_off(
 
     def cut(request: Request) -> Response | None:
         if request.url.path.endswith("/events") and next(broken, False):
-            text = 'id: 1\nevent: run_started\ndata: {"at": "2026-01-01T00:00:00Z", "kind": "x"}\n\n'
+            text = (
+                'id: 1\nevent: run_started\ndata: {"at": "2026-01-01T00:00:00Z", "kind": "x"}\n\n'
+            )
             return Response(text, media_type="text/event-stream")
         return None
 
@@ -234,7 +236,9 @@ async def test_what_only_the_server_can_tell_comes_back_with_the_fields_it_is_ab
 async def test_a_function_that_raises_is_not_called_again(
     shop: Any, depot: Depot, client_package: Any
 ) -> None:
-    with pytest.raises(client_package.errors.ServerFailedError, match="the shelf fell down") as raised:
+    with pytest.raises(
+        client_package.errors.ServerFailedError, match="the shelf fell down"
+    ) as raised:
         await shop.rpc.stock(["broken"])
 
     assert raised.value.code == "function_failed"
@@ -263,9 +267,7 @@ async def test_a_wrong_token_is_refused(depot: Depot, client_package: Any) -> No
             await shop.rpc.ping()
 
 
-async def test_another_server_is_no_server_of_the_client(
-    depot: Depot, client_package: Any
-) -> None:
+async def test_another_server_is_no_server_of_the_client(depot: Depot, client_package: Any) -> None:
     async with client_package.DepotClient(f"{depot.url}/elsewhere", token=TOKEN) as shop:
         with pytest.raises(client_package.errors.AnswerError, match="with its prefix"):
             await shop.rpc.ping()
@@ -381,7 +383,9 @@ async def test_the_client_works_inside_the_server_s_process(
     depot: Depot, client_package: Any
 ) -> None:
     transport = httpx2.ASGITransport(depot.server.asgi())
-    async with client_package.DepotClient("http://here/pikku", token=TOKEN, transport=transport) as shop:
+    async with client_package.DepotClient(
+        "http://here/pikku", token=TOKEN, transport=transport
+    ) as shop:
         assert await shop.rpc.ping() == 42
 
 

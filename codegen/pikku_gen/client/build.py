@@ -202,7 +202,9 @@ def _client(
         outside -= {symbol.module for symbol in own}
     else:
         exported = tuple(
-            sorted(Symbol(each.module, name) for each in closure.modules for name, _ in each.exported)
+            sorted(
+                Symbol(each.module, name) for each in closure.modules for name, _ in each.exported
+            )
         )
         outside = set(closure.outside)
     required = requirements(publisher, outside)

@@ -283,12 +283,15 @@ class _Home:
     def _free(self, name: str, symbol: Symbol) -> str:
         """The module's own word for another one's name, or one that means nothing else in it."""
         first = name.partition(".")[0]
-        if self._resolved(first) == Resolved(symbol):
+        if self._means(first) == symbol:
             return first
-        same = self._resolved(symbol.name)
-        if same is None or same == Resolved(symbol):
+        if self._means(symbol.name) in (None, symbol):
             return symbol.name
         return f"{symbol.name}_from_{symbol.module}".replace(".", "_")
+
+    def _means(self, name: str) -> Symbol | None:
+        found = self._resolved(name)
+        return found.symbol if found is not None and not found.rest else None
 
     def _is_a_type(self, name: str) -> bool:
         binding = self.walk.reader.table.binding(Symbol(self.module, name))

@@ -14,7 +14,8 @@ from typing import Final, cast
 from pikku_gen.config import PYPROJECT
 
 _ALWAYS: Final = {"httpx2": "httpx2>=2.16", "pydantic": "pydantic>=2.10"}
-_OLDEST: Final = (3, 11)
+_OLDEST: Final = 11
+_MODERN: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +32,7 @@ class Publisher:
 def read_publisher(folder: Path, root: str) -> Publisher:
     """The `[project]` table of the pyproject.toml in `folder`, which may have none."""
     document = tomllib.loads((folder / PYPROJECT).read_text(encoding="utf-8-sig"))
-    found = document.get("project")
-    table = cast("Mapping[str, object]", found) if isinstance(found, dict) else {}
+    table = cast("Mapping[str, object]", document.get("project", {}))
     listed = table.get("dependencies")
     requirements: dict[str, str] = {}
     for each in cast("list[object]", listed) if isinstance(listed, list) else []:
@@ -61,10 +61,10 @@ def requirements(publisher: Publisher, modules: Iterable[str]) -> tuple[str, ...
 def at_least(requires_python: str, *, modern: bool) -> str:
     """The project's own range of Pythons, or what newer syntax needs."""
     lowest = re.search(r">=\s*3\.(\d+)", requires_python)
-    floor = (3, int(lowest[1])) if lowest else _OLDEST
-    if modern and floor < (3, 12):
-        return ">=3.12"
-    return requires_python if floor >= _OLDEST else ">=3.11"
+    minor = int(lowest[1]) if lowest else _OLDEST
+    if modern and minor < _MODERN:
+        return f">=3.{_MODERN}"
+    return requires_python if minor >= _OLDEST else f">=3.{_OLDEST}"
 
 
 def _normal(name: str) -> str:

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Final
+from typing import Final, TypeAlias
 
 from pikku_gen.model.app import RpcModel, SignalModel, Symbol, TypeRef, WorkflowModel
 from pikku_gen.model.client import ClientModel, CopiedModule
 from pikku_gen.project import MANIFEST
-from pikku_gen.render.environment import environment
+from pikku_gen.render.environment import environment, literal
 from pikku_gen.render.home import templates_dir
 from pikku_gen.render.imports import Imports
 from pikku_gen.render.openapi import render_openapi, render_schemas
 from pikku_gen.render.package import Line, SignalLine, docstring_of, tidy
 
-Schemas = Mapping[str, object]
+Schemas: TypeAlias = Mapping[str, object]
+Named: TypeAlias = RpcModel | WorkflowModel
 
 _STATIC: Final = ("__init__.py", "_aio.py", "_wire.py", "errors.py")
+_CLIENT_NAMES: Final = (
+    *("ClientRpc", "ClientRun", "ClientWorkflow", "Connection", "Duration", "RPCS", "Rpc"),
+    *("SyncClientRpc", "SyncClientRun", "SyncClientWorkflow", "Values", "WORKFLOWS", "Workflows"),
+    *("call", "httpx2", "named", "start"),
+)
 _SYNC: Final = (
     (r"\basync (?=def |with |for )", ""),
     (r"\bawait ", ""),
@@ -141,19 +147,16 @@ def _client(client: ClientModel) -> dict[str, object]:
     workflows = client.workflows if client.workflow_strings else ()
     used = {
         "Any": True,
-        "Final": bool(client.rpcs or client.workflows) or True,
+        "Final": True,
         "Literal": bool(rpcs or workflows),
         "Never": not rpcs or not workflows,
         "Self": True,
         "overload": len(rpcs) > 1 or len(workflows) > 1,
     }
     fixed = [Symbol("typing", name) for name, needed in used.items() if needed]
-    imports = Imports(fixed, ("Rpc", "Workflows", "httpx2", client.class_name))
-    shown = _lines(client, imports)
-    named = Imports(fixed, ("Rpc", "Workflows", "httpx2", client.class_name))
-    for function in (*(rpc.function for rpc in rpcs), *(flow.function for flow in workflows)):
-        named.use([_found_in(client, function.input), _found_in(client, function.output)])
-    return shown | {"imports": named.lines()}
+    imports = Imports(fixed, (*_CLIENT_NAMES, client.class_name, f"Sync{client.class_name}"))
+    shown = _lines(client, imports, [*rpcs, *workflows])
+    return shown | {"imports": imports.lines()}
 
 
 def _signals(client: ClientModel) -> dict[str, object]:
@@ -182,36 +185,46 @@ def _readme(client: ClientModel) -> dict[str, object]:
     return shown | {"signals": signals, "exported": exported}
 
 
-def _lines(client: ClientModel, imports: Imports) -> dict[str, object]:
-    every = [*client.rpcs, *client.workflows]
-    for each in every:
-        function = each.function
-        imports.use([_found_in(client, function.input), _found_in(client, function.output)])
+def _lines(
+    client: ClientModel, imports: Imports, spelled: Sequence[Named] | None = None
+) -> dict[str, object]:
+    """Functions and workflows as templates print them; `spelled` are those whose types are."""
+    every: list[Named] = [*client.rpcs, *client.workflows]
+    spelled = every if spelled is None else spelled
+    for each in spelled:
+        imports.use(_types(client, each))
     return {
-        "rpcs": [_line(client, imports, rpc) for rpc in client.rpcs],
-        "workflows": [_line(client, imports, flow) for flow in client.workflows],
+        "rpcs": [_line(client, imports, rpc, spelled) for rpc in client.rpcs],
+        "workflows": [_line(client, imports, flow, spelled) for flow in client.workflows],
     }
 
 
-def _line(client: ClientModel, imports: Imports, item: RpcModel | WorkflowModel) -> Line:
+def _line(client: ClientModel, imports: Imports, item: Named, spelled: Sequence[Named]) -> Line:
     function = item.function
     words = function.fact.docstring
     if isinstance(item, WorkflowModel):
         words = item.wire.description or words
+    texts = map(imports.text, _types(client, item)) if item in spelled else ("", "")
+    taken, given = texts
     return Line(
         attribute=item.attribute,
-        literal=json.dumps(item.name, ensure_ascii=False),
-        input=imports.text(_found_in(client, function.input)),
-        output=imports.text(_found_in(client, function.output)),
+        literal=literal(item.name),
+        input=taken,
+        output=given,
         has_input=not function.input.is_none,
         docstring=docstring_of(":".join(function.key), words),
     )
 
 
+def _types(client: ClientModel, item: Named) -> tuple[TypeRef, TypeRef]:
+    function = item.function
+    return _found_in(client, function.input), _found_in(client, function.output)
+
+
 def _signal(client: ClientModel, imports: Imports, signal: SignalModel) -> SignalLine:
     return SignalLine(
         attribute=signal.attribute,
-        literal=json.dumps(signal.name, ensure_ascii=False),
+        literal=literal(signal.name),
         payload=imports.text(_found_in(client, signal.payload)),
         has_payload=not signal.payload.is_none,
         docstring=docstring_of(f"the signal {signal.name}", signal.fact.description),

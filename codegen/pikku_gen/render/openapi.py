@@ -117,11 +117,14 @@ def render_openapi(client: ClientModel, schemas: Mapping[str, object]) -> str:
                 "summary": words or f"Start {flow.name}",
                 "parameters": [_KEY],
                 "requestBody": {"required": takes, "content": _json(schema)},
-                "responses": {"200": known, **responses},
+                "responses": {**responses, "200": known},
             }
         }
     paths |= _of_runs(client, types)
     error = _json({"$ref": "#/components/schemas/Error_"})
+    refusals: Document = {
+        code: {"description": words, "content": error} for code, words in _REFUSALS.items()
+    }
     document: Document = {
         "openapi": "3.1.0",
         "x-comment": _MARK,
@@ -135,9 +138,7 @@ def render_openapi(client: ClientModel, schemas: Mapping[str, object]) -> str:
         "tags": [{"name": "rpc"}, {"name": "workflows"}, {"name": "runs"}],
         "paths": _sorted(paths),
         "components": {
-            "responses": {
-                code: {"description": words, "content": error} for code, words in _REFUSALS.items()
-            },
+            "responses": refusals,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "schemas": _sorted({**shared, "Error_": _ERROR, "Event_": _EVENT}),
         },

@@ -186,8 +186,9 @@ class ModuleCode:
                 self.postponed |= any(each.evaluated_name == "annotations" for each in names)
             case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name))]):
                 self._bind(name, _Statement("value", order, small, opaque))
-            case cst.AnnAssign(target=cst.Name(value=name)) | cst.TypeAlias(
-                name=cst.Name(value=name)
+            case (
+                cst.AnnAssign(target=cst.Name(value=name))
+                | cst.TypeAlias(name=cst.Name(value=name))
             ):
                 self._bind(name, _Statement("value", order, small, opaque))
             case cst.Assign():
@@ -238,7 +239,7 @@ class _Copier:
         self.local |= frozenset(_members(body)) | frozenset(_parameter_names(node.type_parameters))
         if isinstance(body, cst.IndentedBlock):
             for statement in body.body:
-                statements += self._member(cast(cst.BaseStatement, statement), where)
+                statements += self._member(statement, where)
         elif isinstance(body, cst.SimpleStatementSuite):
             line = cst.SimpleStatementLine(body.body)
             statements += self._member(line, where)
@@ -309,8 +310,9 @@ class _Copier:
             case cst.Assign():
                 name = dotted(node.targets[0].target)
                 self._read(node.value, f"{where}.{name}" if name else where)
-            case cst.Pass() | cst.Expr(
-                value=cst.SimpleString() | cst.ConcatenatedString() | cst.Ellipsis()
+            case (
+                cst.Pass()
+                | cst.Expr(value=cst.SimpleString() | cst.ConcatenatedString() | cst.Ellipsis())
             ):
                 pass
             case _:

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, overload
 from urllib.parse import quote
 
 import httpx2
@@ -31,6 +31,7 @@ from ._wire import (
     Duration,
     I_contra,
     O_co,
+    P,
     RunEvent,
     RunInfo,
     RunStatus,
@@ -42,7 +43,6 @@ from ._wire import (
     start_body,
 )
 
-P = TypeVar("P")
 _LONGEST_WAIT = 30.0
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 8.0

@@ -20,49 +20,60 @@ from typing import overload
 
 import httpx2
 
-from . import _aio, _calls, _wire
+from ._aio import ClientRpc, ClientRun, ClientWorkflow, Connection, call, start
+from ._calls import RPCS
+from ._calls import WORKFLOWS
+from ._calls import rpc_all_lines
+from ._calls import rpc_ping
+from ._calls import rpc_price
+from ._calls import rpc_same
+from ._calls import rpc_stock
+from ._calls import workflow_broken
+from ._calls import workflow_count
+from ._calls import workflow_order
+from ._wire import Duration, Values, named
 
 
 class Rpc:
     """The functions that depot exposes."""
 
-    def __init__(self, connection: _aio.Connection) -> None:
-        self.all_lines: Final = _aio.ClientRpc(connection, _calls.rpc_all_lines)
+    def __init__(self, connection: Connection) -> None:
+        self.all_lines: Final = ClientRpc(connection, rpc_all_lines)
         """depot.functions:all_lines"""
-        self.ping: Final = _aio.ClientRpc(connection, _calls.rpc_ping)
+        self.ping: Final = ClientRpc(connection, rpc_ping)
         """depot.functions:ping
 
         Is anybody there?
         """
-        self.price: Final = _aio.ClientRpc(connection, _calls.rpc_price)
+        self.price: Final = ClientRpc(connection, rpc_price)
         """depot.functions:price
 
         What an order costs.
         """
-        self.same: Final = _aio.ClientRpc(connection, _calls.rpc_same)
+        self.same: Final = ClientRpc(connection, rpc_same)
         """depot.functions:same
 
         Give back what was sent.
         """
-        self.stock: Final = _aio.ClientRpc(connection, _calls.rpc_stock)
+        self.stock: Final = ClientRpc(connection, rpc_stock)
         """depot.functions:stock"""
 
 
 class Workflows:
     """The workflows that depot exposes."""
 
-    def __init__(self, connection: _aio.Connection) -> None:
-        self.broken: Final = _aio.ClientWorkflow(connection, _calls.workflow_broken)
+    def __init__(self, connection: Connection) -> None:
+        self.broken: Final = ClientWorkflow(connection, workflow_broken)
         """depot.workflows:broken_workflow
 
         Fail, or wait for ever.
         """
-        self.count: Final = _aio.ClientWorkflow(connection, _calls.workflow_count)
+        self.count: Final = ClientWorkflow(connection, workflow_count)
         """depot.workflows:count_workflow
 
         Count what there is.
         """
-        self.order: Final = _aio.ClientWorkflow(connection, _calls.workflow_order)
+        self.order: Final = ClientWorkflow(connection, workflow_order)
         """depot.workflows:order_workflow
 
         An order
@@ -85,11 +96,11 @@ class DepotClient:
         base_url: str,
         *,
         token: str | None = None,
-        timeout: _wire.Duration = "30s",
+        timeout: Duration = "30s",
         retries: int = 5,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._connection = _aio.Connection(base_url, token, timeout, retries, transport)
+        self._connection = Connection(base_url, token, timeout, retries, transport)
         self.rpc: Final = Rpc(self._connection)
         self.workflows: Final = Workflows(self._connection)
 
@@ -103,9 +114,9 @@ class DepotClient:
         """Gives the sockets back."""
         await self._connection.aclose()
 
-    def get_run(self, run_id: str, /) -> _aio.ClientRun[Any]:
+    def get_run(self, run_id: str, /) -> ClientRun[Any]:
         """The handle of any run; its result is plain JSON data. `workflows.….get_run` knows its type."""
-        return _aio.ClientRun(self._connection, run_id, _wire.Values(Any))
+        return ClientRun(self._connection, run_id, Values(Any))
 
     @overload
     async def invoke(self, name: Literal["all-lines"], data: Lines, /) -> Sketch | None: ...
@@ -119,14 +130,14 @@ class DepotClient:
     async def invoke(self, name: Literal["stock"], data: list[str], /) -> Page[Line]: ...
     async def invoke(self, name: str, data: Any = None, /) -> Any:
         """Calls a function by its name."""
-        return await _aio.call(self._connection, _wire.named(_calls.RPCS, name, "function"), data)
+        return await call(self._connection, named(RPCS, name, "function"), data)
 
     @overload
-    async def start_workflow(self, name: Literal["broken"], data: bool, /, *, run_id: str | None = None) -> _aio.ClientRun[None]: ...
+    async def start_workflow(self, name: Literal["broken"], data: bool, /, *, run_id: str | None = None) -> ClientRun[None]: ...
     @overload
-    async def start_workflow(self, name: Literal["count"], /, *, run_id: str | None = None) -> _aio.ClientRun[int]: ...
+    async def start_workflow(self, name: Literal["count"], /, *, run_id: str | None = None) -> ClientRun[int]: ...
     @overload
-    async def start_workflow(self, name: Literal["order"], data: Order, /, *, run_id: str | None = None) -> _aio.ClientRun[Shipped]: ...
-    async def start_workflow(self, name: str, data: Any = None, /, *, run_id: str | None = None) -> _aio.ClientRun[Any]:
+    async def start_workflow(self, name: Literal["order"], data: Order, /, *, run_id: str | None = None) -> ClientRun[Shipped]: ...
+    async def start_workflow(self, name: str, data: Any = None, /, *, run_id: str | None = None) -> ClientRun[Any]:
         """Starts a run of the workflow of this name."""
-        return await _aio.start(self._connection, _wire.named(_calls.WORKFLOWS, name, "workflow"), data, run_id)
+        return await start(self._connection, named(WORKFLOWS, name, "workflow"), data, run_id)

@@ -12,21 +12,25 @@ from typing import Self
 
 import httpx2
 
-from . import _aio, _calls, _wire
+from ._aio import ClientRpc, ClientRun, ClientWorkflow, Connection, call, start
+from ._calls import RPCS
+from ._calls import WORKFLOWS
+from ._calls import rpc_place
+from ._wire import Duration, Values, named
 
 
 class Rpc:
     """The functions that shop exposes."""
 
-    def __init__(self, connection: _aio.Connection) -> None:
-        self.place: Final = _aio.ClientRpc(connection, _calls.rpc_place)
+    def __init__(self, connection: Connection) -> None:
+        self.place: Final = ClientRpc(connection, rpc_place)
         """shop.functions:place"""
 
 
 class Workflows:
     """The workflows that shop exposes."""
 
-    def __init__(self, connection: _aio.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         pass
 
 
@@ -46,11 +50,11 @@ class ShopClient:
         base_url: str,
         *,
         token: str | None = None,
-        timeout: _wire.Duration = "30s",
+        timeout: Duration = "30s",
         retries: int = 5,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
-        self._connection = _aio.Connection(base_url, token, timeout, retries, transport)
+        self._connection = Connection(base_url, token, timeout, retries, transport)
         self.rpc: Final = Rpc(self._connection)
         self.workflows: Final = Workflows(self._connection)
 
@@ -64,14 +68,14 @@ class ShopClient:
         """Gives the sockets back."""
         await self._connection.aclose()
 
-    def get_run(self, run_id: str, /) -> _aio.ClientRun[Any]:
+    def get_run(self, run_id: str, /) -> ClientRun[Any]:
         """The handle of any run; its result is plain JSON data. `workflows.….get_run` knows its type."""
-        return _aio.ClientRun(self._connection, run_id, _wire.Values(Any))
+        return ClientRun(self._connection, run_id, Values(Any))
 
     async def invoke(self, name: Never, data: object = None, /) -> object:
         """No function can be called by its name: write `client.rpc.….`."""
-        return await _aio.call(self._connection, _wire.named(_calls.RPCS, name, "function"), data)
+        return await call(self._connection, named(RPCS, name, "function"), data)
 
-    async def start_workflow(self, name: Never, data: object = None, /, *, run_id: str | None = None) -> _aio.ClientRun[Any]:
+    async def start_workflow(self, name: Never, data: object = None, /, *, run_id: str | None = None) -> ClientRun[Any]:
         """No workflow can be started by its name: write `client.workflows.….start`."""
-        return await _aio.start(self._connection, _wire.named(_calls.WORKFLOWS, name, "workflow"), data, run_id)
+        return await start(self._connection, named(WORKFLOWS, name, "workflow"), data, run_id)

@@ -12,21 +12,25 @@ from typing import Self
 
 import httpx2
 
-from . import _sync, _calls, _wire
+from ._sync import SyncClientRpc, SyncClientRun, SyncClientWorkflow, Connection, call, start
+from ._calls import RPCS
+from ._calls import WORKFLOWS
+from ._calls import rpc_place
+from ._wire import Duration, Values, named
 
 
 class Rpc:
     """The functions that shop exposes."""
 
-    def __init__(self, connection: _sync.Connection) -> None:
-        self.place: Final = _sync.SyncClientRpc(connection, _calls.rpc_place)
+    def __init__(self, connection: Connection) -> None:
+        self.place: Final = SyncClientRpc(connection, rpc_place)
         """shop.functions:place"""
 
 
 class Workflows:
     """The workflows that shop exposes."""
 
-    def __init__(self, connection: _sync.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         pass
 
 
@@ -46,11 +50,11 @@ class SyncShopClient:
         base_url: str,
         *,
         token: str | None = None,
-        timeout: _wire.Duration = "30s",
+        timeout: Duration = "30s",
         retries: int = 5,
         transport: httpx2.BaseTransport | None = None,
     ) -> None:
-        self._connection = _sync.Connection(base_url, token, timeout, retries, transport)
+        self._connection = Connection(base_url, token, timeout, retries, transport)
         self.rpc: Final = Rpc(self._connection)
         self.workflows: Final = Workflows(self._connection)
 
@@ -64,14 +68,14 @@ class SyncShopClient:
         """Gives the sockets back."""
         self._connection.close()
 
-    def get_run(self, run_id: str, /) -> _sync.SyncClientRun[Any]:
+    def get_run(self, run_id: str, /) -> SyncClientRun[Any]:
         """The handle of any run; its result is plain JSON data. `workflows.….get_run` knows its type."""
-        return _sync.SyncClientRun(self._connection, run_id, _wire.Values(Any))
+        return SyncClientRun(self._connection, run_id, Values(Any))
 
     def invoke(self, name: Never, data: object = None, /) -> object:
         """No function can be called by its name: write `client.rpc.….`."""
-        return _sync.call(self._connection, _wire.named(_calls.RPCS, name, "function"), data)
+        return call(self._connection, named(RPCS, name, "function"), data)
 
-    def start_workflow(self, name: Never, data: object = None, /, *, run_id: str | None = None) -> _sync.SyncClientRun[Any]:
+    def start_workflow(self, name: Never, data: object = None, /, *, run_id: str | None = None) -> SyncClientRun[Any]:
         """No workflow can be started by its name: write `client.workflows.….start`."""
-        return _sync.start(self._connection, _wire.named(_calls.WORKFLOWS, name, "workflow"), data, run_id)
+        return start(self._connection, named(WORKFLOWS, name, "workflow"), data, run_id)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_json
@@ -19,6 +19,7 @@ from .errors import AnswerError, DurationError, InvalidInputError, Problem, Unkn
 
 I_contra = TypeVar("I_contra", contravariant=True)
 O_co = TypeVar("O_co", covariant=True)
+P = TypeVar("P")
 V = TypeVar("V")
 Duration: TypeAlias = str | timedelta
 RunStatus: TypeAlias = Literal["running", "suspended", "completed", "failed", "cancelled"]
@@ -76,7 +77,7 @@ class Call(Generic[I_contra, O_co]):
         self.output: Final = Values[Any](gives)
 
 
-class ClientSignal(Generic[I_contra]):
+class ClientSignal(Generic[P]):
     """What a run can be sent, by its name and the type of its payload."""
 
     def __init__(self, name: str, payload: Any) -> None:
@@ -180,7 +181,7 @@ def document_of(text: bytes) -> dict[str, Any]:
         document = None
     if not isinstance(document, dict):
         raise AnswerError("the server's answer is no JSON object")
-    return dict(document)
+    return cast("dict[str, Any]", document)
 
 
 def start_body(run_id: str, data: bytes | None) -> bytes:
