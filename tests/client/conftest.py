@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import shutil
-import socket
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
-from tests.client.server import TOKEN, Server
+from tests.client.server import TOKEN, Served, served
 
 from pikku_gen import generate
 from pikku_gen.client.build import build_client
@@ -51,45 +47,16 @@ def client_package(project: Path) -> Any:
     return importlib.import_module("depot_client")
 
 
-class Depot:
-    """A server at a real address."""
-
-    def __init__(self, server: Server, url: str) -> None:
-        self.server = server
-        self.url = url
-        self.app = server.app
-
-
-@asynccontextmanager
-async def served(project: Path, app: Any) -> AsyncGenerator[Depot, None]:
-    """The app, open, with its server listening."""
-    async with AsyncExitStack() as stack:
-        await stack.enter_async_context(app.open(store="memory://"))
-        listening = socket.socket()
-        stack.callback(listening.close)
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        server = Server(app)
-        config = uvicorn.Config(server.asgi(), lifespan="off", log_level="critical", ws="none")
-        running = uvicorn.Server(config)
-        task = asyncio.create_task(running.serve(sockets=[listening]))
-        try:
-            yield Depot(server, f"http://127.0.0.1:{listening.getsockname()[1]}/pikku")
-        finally:
-            running.should_exit = running.force_exit = True
-            await task
-
-
 @pytest.fixture
-async def depot(project: Path) -> AsyncGenerator[Depot, None]:
+async def depot(project: Path) -> AsyncGenerator[Served, None]:
     """The depot's server, over a store in memory."""
     app = importlib.import_module("depot_pikku").app
-    async with served(project, app) as made:
+    async with app.open(store="memory://"), served(app) as made:
         yield made
 
 
 @pytest.fixture
-async def shop(depot: Depot, client_package: Any) -> AsyncGenerator[Any, None]:
+async def shop(depot: Served, client_package: Any) -> AsyncGenerator[Any, None]:
     """The asynchronous client of the depot."""
     async with client_package.DepotClient(depot.url, token=TOKEN) as client:
         yield client

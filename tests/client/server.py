@@ -8,9 +8,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
+import uvicorn
 from pydantic_core import from_json
 from sse_starlette import EventSourceResponse
 from starlette.applications import Starlette
@@ -256,6 +260,36 @@ class Server:
         body = await _object(request)
         await run.cancel(body.get("reason", ""))
         return JSONResponse({"run_id": run.run_id}, 202)
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server that listens at an address."""
+
+    server: Server
+    url: str
+
+    @property
+    def app(self) -> App[Any]:
+        """The app behind it."""
+        return self.server.app
+
+
+@asynccontextmanager
+async def served(app: App[Any]) -> AsyncGenerator[Served, None]:
+    """The server of an open app, on a free port."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        server = Server(app)
+        config = uvicorn.Config(server.asgi(), lifespan="off", log_level="critical", ws="none")
+        running = uvicorn.Server(config)
+        task = asyncio.create_task(running.serve(sockets=[listening]))
+        try:
+            yield Served(server, f"http://127.0.0.1:{listening.getsockname()[1]}/pikku")
+        finally:
+            running.should_exit = running.force_exit = True
+            await task
 
 
 def _ended(settle: Settle) -> dict[str, Any]:

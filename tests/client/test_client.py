@@ -12,8 +12,7 @@ import httpx2
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from tests.client.conftest import Depot
-from tests.client.server import TOKEN
+from tests.client.server import TOKEN, Served
 
 Order = Callable[..., Any]
 
@@ -92,7 +91,7 @@ async def test_a_signal_without_a_payload_ends_a_wait(shop: Any, client_package:
 
 
 async def test_the_same_signal_id_sends_one_signal(
-    shop: Any, depot: Depot, client_package: Any, types: Any, order: Order
+    shop: Any, depot: Served, client_package: Any, types: Any, order: Order
 ) -> None:
     run = await shop.workflows.order.start(order(total="2000"))
     payment = types.Payment(amount=1)
@@ -183,7 +182,7 @@ async def test_events_end_where_a_run_is_suspended(shop: Any) -> None:
 
 
 async def test_events_go_on_where_a_stream_broke_off(
-    shop: Any, depot: Depot, client_package: Any
+    shop: Any, depot: Served, client_package: Any
 ) -> None:
     run = await shop.workflows.count.start()
     await run.signal(client_package.signals.go_on)
@@ -210,7 +209,7 @@ async def test_events_go_on_where_a_stream_broke_off(
 
 
 async def test_input_that_does_not_fit_is_refused_before_anything_is_sent(
-    shop: Any, depot: Depot, order: Order, client_package: Any
+    shop: Any, depot: Served, order: Order, client_package: Any
 ) -> None:
     with pytest.raises(client_package.errors.InvalidInputError) as raised:
         await shop.rpc.price({"lines": [{"articleNumber": ""}]})
@@ -234,7 +233,7 @@ async def test_what_only_the_server_can_tell_comes_back_with_the_fields_it_is_ab
 
 
 async def test_a_function_that_raises_is_not_called_again(
-    shop: Any, depot: Depot, client_package: Any
+    shop: Any, depot: Served, client_package: Any
 ) -> None:
     with pytest.raises(
         client_package.errors.ServerFailedError, match="the shelf fell down"
@@ -261,13 +260,13 @@ async def test_unknown_names_and_runs_are_told(shop: Any, client_package: Any) -
         await run.approve("Nothing")
 
 
-async def test_a_wrong_token_is_refused(depot: Depot, client_package: Any) -> None:
+async def test_a_wrong_token_is_refused(depot: Served, client_package: Any) -> None:
     async with client_package.DepotClient(depot.url, token="wrong") as shop:
         with pytest.raises(client_package.errors.UnauthenticatedError):
             await shop.rpc.ping()
 
 
-async def test_another_server_is_no_server_of_the_client(depot: Depot, client_package: Any) -> None:
+async def test_another_server_is_no_server_of_the_client(depot: Served, client_package: Any) -> None:
     async with client_package.DepotClient(f"{depot.url}/elsewhere", token=TOKEN) as shop:
         with pytest.raises(client_package.errors.AnswerError, match="with its prefix"):
             await shop.rpc.ping()
@@ -308,7 +307,7 @@ def busy(status: int, **headers: str) -> Response:
 
 
 async def test_what_the_server_cannot_do_now_is_asked_again_later_each_time(
-    shop: Any, depot: Depot, pauses: list[float]
+    shop: Any, depot: Served, pauses: list[float]
 ) -> None:
     depot.server.before = failing(3, lambda: busy(503))
 
@@ -319,7 +318,7 @@ async def test_what_the_server_cannot_do_now_is_asked_again_later_each_time(
 
 
 async def test_the_server_says_how_long_to_wait(
-    shop: Any, depot: Depot, pauses: list[float]
+    shop: Any, depot: Served, pauses: list[float]
 ) -> None:
     depot.server.before = failing(1, lambda: busy(429, **{"Retry-After": "7"}))
 
@@ -329,7 +328,7 @@ async def test_the_server_says_how_long_to_wait(
 
 
 async def test_after_the_last_attempt_it_is_unavailable(
-    depot: Depot, client_package: Any, pauses: list[float]
+    depot: Served, client_package: Any, pauses: list[float]
 ) -> None:
     depot.server.before = failing(99, lambda: busy(503))
     async with client_package.DepotClient(depot.url, token=TOKEN, retries=2) as shop:
@@ -340,7 +339,7 @@ async def test_after_the_last_attempt_it_is_unavailable(
 
 
 async def test_a_start_whose_answer_was_lost_starts_one_run(
-    shop: Any, depot: Depot, pauses: list[float]
+    shop: Any, depot: Served, pauses: list[float]
 ) -> None:
     lost = iter([True])
     depot.server.after = lambda request, _: busy(502) if next(lost, False) else None
@@ -352,7 +351,7 @@ async def test_a_start_whose_answer_was_lost_starts_one_run(
 
 
 async def test_a_call_that_may_have_been_made_is_not_made_again(
-    shop: Any, depot: Depot, client_package: Any, pauses: list[float]
+    shop: Any, depot: Served, client_package: Any, pauses: list[float]
 ) -> None:
     depot.server.after = lambda request, response: busy(502)
 
@@ -380,7 +379,7 @@ async def test_a_server_that_is_not_there_is_asked_again_even_for_calls(
 
 
 async def test_the_client_works_inside_the_server_s_process(
-    depot: Depot, client_package: Any
+    depot: Served, client_package: Any
 ) -> None:
     transport = httpx2.ASGITransport(depot.server.asgi())
     async with client_package.DepotClient(
@@ -390,7 +389,7 @@ async def test_the_client_works_inside_the_server_s_process(
 
 
 async def test_code_without_an_event_loop_does_the_same(
-    depot: Depot, order: Order, types: Any, client_package: Any
+    depot: Served, order: Order, types: Any, client_package: Any
 ) -> None:
     def session() -> tuple[Any, ...]:
         with client_package.SyncDepotClient(depot.url, token=TOKEN) as shop:

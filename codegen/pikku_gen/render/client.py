@@ -182,7 +182,8 @@ def _readme(client: ClientModel) -> dict[str, object]:
         }
         for signal in client.signals
     ]
-    return shown | {"signals": signals, "exported": exported}
+    copied = bool(client.modules) or not client.exported
+    return shown | {"signals": signals, "exported": exported, "copied": copied}
 
 
 def _lines(
