@@ -266,7 +266,7 @@ async def test_a_wrong_token_is_refused(depot: Served, client_package: Any) -> N
             await shop.rpc.ping()
 
 
-async def test_another_server_is_no_server_of_the_client(depot: Served, client_package: Any) -> None:
+async def test_another_server_is_not_the_server(depot: Served, client_package: Any) -> None:
     async with client_package.DepotClient(f"{depot.url}/elsewhere", token=TOKEN) as shop:
         with pytest.raises(client_package.errors.AnswerError, match="with its prefix"):
             await shop.rpc.ping()

@@ -34,7 +34,8 @@ async def main():
         return await depot.rpc.ping()
 
 assert asyncio.run(main()) == 42
-with depot_client.SyncDepotClient("http://x/pikku", transport=httpx2.MockTransport(answer)) as depot:
+transport = httpx2.MockTransport(answer)
+with depot_client.SyncDepotClient("http://x/pikku", transport=transport) as depot:
     assert depot.invoke("ping") == 42
 print(depot_client.__file__)
 """

@@ -6,13 +6,15 @@ client is written to the folder `client` of each project.
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner, Result
 from tests.codegen.test_golden import EVERY, GOLDEN, expected_of, project_of, update
 
-from pikku_gen.cli import diagnostics_text
+from pikku_gen.cli import diagnostics_text, main
 from pikku_gen.client.build import ClientNameError, build_client, package_of
 from pikku_gen.pipeline import Outcome
 
@@ -135,6 +137,65 @@ def test_the_same_sources_elsewhere_make_the_same_bytes(depot: Path, tmp_path: P
     shutil.copytree(depot, other, ignore=shutil.ignore_patterns("client", ".pikku"))
 
     assert written(other, built(other)) == written(depot, Outcome(depot))
+
+
+def pikku_gen(project: Path, *arguments: str) -> Result:
+    command = ["--project", str(project), *arguments]
+    return CliRunner().invoke(main, command, catch_exceptions=False)
+
+
+def test_the_command_says_what_it_wrote_and_what_is_stale(tmp_path: Path) -> None:
+    project = project_of("client_import", tmp_path)
+    out = str(project / "client")
+
+    stale = pikku_gen(project, "client", "--out", out, "--check")
+    written = pikku_gen(project, "client", "--out", out)
+    fresh = pikku_gen(project, "client", "--out", out, "--check")
+
+    assert (stale.exit_code, written.exit_code, fresh.exit_code) == (1, 0, 0)
+    assert stale.stderr == "pikku-gen: client is stale (14 files); run pikku-gen client\n"
+    assert "+++ client/pyproject.toml" in stale.stdout
+    assert written.stderr == "pikku-gen: client: 14 written, 0 unchanged\n"
+    assert fresh.stderr == "pikku-gen: client is up to date\n"
+
+
+def test_the_command_prints_diagnostics_for_programs(tmp_path: Path) -> None:
+    project = project_of("client_nothing", tmp_path)
+
+    result = pikku_gen(project, "--format", "json", "client", "--out", str(project / "client"))
+
+    assert result.exit_code == 1
+    (found,) = json.loads(result.stdout)["diagnostics"]
+    assert (found["code"], found["path"]) == ("PKG610", "pyproject.toml")
+
+
+def test_a_name_that_cannot_be_is_wrong_usage(tmp_path: Path) -> None:
+    project = project_of("client_import", tmp_path)
+
+    result = pikku_gen(project, "client", "--out", str(project / "client"), "--name", "1shop")
+
+    assert result.exit_code == 2
+    assert "`1shop` cannot be the name of a package" in result.stderr
+    assert not (project / "client").exists()
+
+
+def test_a_client_may_have_another_name(tmp_path: Path) -> None:
+    project = project_of("client_import", tmp_path)
+
+    result = pikku_gen(project, "client", "--out", str(project / "client"), "--name", "My.Shop")
+
+    assert result.exit_code == 0
+    text = (project / "client" / "my_shop" / "__init__.py").read_text(encoding="utf-8")
+    assert "from ._sync_client import SyncMyShop as SyncMyShop" in text
+
+
+def test_what_stops_the_server_s_package_stops_the_client(tmp_path: Path) -> None:
+    project = project_of("client_import", tmp_path)
+    (project / "shop" / "functions.py").write_text("@pikku_func(:\n", encoding="utf-8")
+
+    outcome = built(project)
+
+    assert [found.code for found in outcome.diagnostics] == ["PKG103"]
 
 
 @pytest.mark.parametrize("name", ["", "1shop", "shop client", "shop-", "import", "../shop"])

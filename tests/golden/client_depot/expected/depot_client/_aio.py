@@ -93,13 +93,12 @@ class Connection:
         request = self._http.build_request("POST", self._url(path), content=body, headers=headers)
         return await self._send(request, repeatable=repeatable or key is not None)
 
-    def events(
-        self, *path: str, after: int
-    ) -> AbstractAsyncContextManager[httpx2.EventSource]:
+    def events(self, *path: str, after: int) -> AbstractAsyncContextManager[httpx2.EventSource]:
         """A stream of events, those after a number."""
         headers = {"Last-Event-ID": str(after)} if after else {}
         timeout = httpx2.Timeout(self._timeout, read=None)
-        return self._http.sse(self._url(path), headers=headers, timeout=timeout)
+        url = self._url(path)
+        return self._http.sse(url, headers=headers, timeout=timeout, max_event_size=None)
 
     async def pause(self, failures: int, error: ClientError) -> None:
         """Waits before the next attempt, or raises the error when there were enough."""
@@ -231,9 +230,10 @@ class ClientRun(Generic[O_co]):
         failures = 0
         while True:
             try:
-                async with self._connection.events("runs", self.run_id, "events", after=after) as source:
-                    if not source.response.is_success:
-                        response = source.response
+                stream = self._connection.events("runs", self.run_id, "events", after=after)
+                async with stream as source:
+                    response = source.response
+                    if not response.is_success:
                         await response.aread()
                         raise error_of(response.status_code, response.headers, response.content)
                     async for event in source:

@@ -20,7 +20,12 @@ from typing import overload
 
 import httpx2
 
-from ._aio import ClientRpc, ClientRun, ClientWorkflow, Connection, call, start
+from ._aio import ClientRpc
+from ._aio import ClientRun
+from ._aio import ClientWorkflow
+from ._aio import Connection
+from ._aio import call
+from ._aio import start
 from ._calls import RPCS
 from ._calls import WORKFLOWS
 from ._calls import rpc_all_lines

@@ -20,7 +20,12 @@ from typing import overload
 
 import httpx2
 
-from ._sync import SyncClientRpc, SyncClientRun, SyncClientWorkflow, Connection, call, start
+from ._sync import SyncClientRpc
+from ._sync import SyncClientRun
+from ._sync import SyncClientWorkflow
+from ._sync import Connection
+from ._sync import call
+from ._sync import start
 from ._calls import RPCS
 from ._calls import WORKFLOWS
 from ._calls import rpc_all_lines

@@ -12,7 +12,11 @@ from typing import Self
 
 import httpx2
 
-from ._sync import SyncClientRpc, SyncClientRun, SyncClientWorkflow, Connection, call, start
+from ._sync import SyncClientRpc
+from ._sync import SyncClientRun
+from ._sync import Connection
+from ._sync import call
+from ._sync import start
 from ._calls import RPCS
 from ._calls import WORKFLOWS
 from ._calls import rpc_place
