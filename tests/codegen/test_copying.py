@@ -133,6 +133,46 @@ def test_what_a_default_or_a_constraint_needs_comes_along(tmp_path: Path) -> Non
     assert "UNUSED" not in statements(closure)
 
 
+def test_strings_are_values_but_where_types_stand(tmp_path: Path) -> None:
+    closure = copied(
+        tmp_path,
+        types=(
+            "from typing import Annotated, Literal\n"
+            "from pydantic import Field\n"
+            "from shop import base\n"
+            "def order(): ...\n"
+            'WORDS = {"order": "order"}\n'
+            'Kind = Literal["order", "base.Part"]\n'
+            "class It:\n"
+            '    kind: Kind = WORDS["order"]\n'
+            '    parts: "Annotated[list[base.Part], Field(description=\'order\')]"\n'
+        ),
+        base="class Part:\n    size: int\n",
+    )
+
+    text = statements(closure)
+    assert 'WORDS = {"order": "order"}\nKind = Literal["order", "base.Part"]\n' in text
+    assert "    parts: \"Annotated[list[Part], Field(description='order')]\"" in text
+
+
+def test_imports_under_a_condition_come_with_what_the_condition_asks(tmp_path: Path) -> None:
+    closure = copied(
+        tmp_path,
+        types=(
+            "import os as system\n"
+            'if system.name == "nt":\n    from ntpath import sep as Sep\n'
+            "else:\n    from posixpath import sep as Sep\n"
+            "class It:\n    sep: Sep\n"
+        ),
+    )
+
+    assert statements(closure).partition("\n\n")[0] == (
+        "import os as system\n"
+        'if system.name == "nt":\n    from ntpath import sep as Sep\n'
+        "else:\n    from posixpath import sep as Sep"
+    )
+
+
 def test_what_is_opaque_is_passed_on_whatever_it_is(tmp_path: Path) -> None:
     closure = copied(
         tmp_path,

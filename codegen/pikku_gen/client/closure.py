@@ -14,7 +14,8 @@ from pikku_gen.model.client import CopiedModule
 from pikku_gen.model.facts import Problem
 from pikku_gen.model.places import Place, Span
 from pikku_gen.reading import Reader
-from pikku_gen.scan.copying import Copy, ModuleCode, parse_code
+from pikku_gen.scan.copying import Copy, copy_statement
+from pikku_gen.scan.toplevel import ModuleCode, parse_code
 
 _PIKKU: Final = "pikku"
 
@@ -151,7 +152,7 @@ class _Home:
             return
         self.chain = chain
         self.modern |= self.code.is_modern(name)
-        made = self.code.copy(name, self)
+        made = copy_statement(self.code, name, self)
         self.copies[name] = made
         for problem in made.problems:
             self.walk.refuse(
@@ -180,7 +181,7 @@ class _Home:
             opaque=tuple(name for name in names if self.copies[name].opaque),
         )
 
-    # --- what names of the module mean, for `ModuleCode.copy`
+    # --- what names of the module mean, for `copy_statement`
 
     def spelled(self, name: str, span: Span, where: str, *, quoted: bool) -> str:
         chain = _longer(self.chain, where)
@@ -252,8 +253,9 @@ class _Home:
         condition = self.code.imported(first)
         if condition:
             self.imports[first] = condition
-            if "sys." in condition:
-                self.imports["sys"] = "import sys"
+            for word, other in symbols.bindings.items() if symbols else ():
+                if other.kind == "import" and not other.attribute and f" {word}." in condition:
+                    self.imports[word] = f"import {other.module}{_renamed(other.module, word)}"
         elif symbols is None or binding is None or self.walk.reader.table.is_module(binding.module):
             return self._import_symbol(name, found, found.symbol.module)
         elif binding.attribute:

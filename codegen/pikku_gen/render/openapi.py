@@ -110,16 +110,16 @@ def render_openapi(client: ClientModel, schemas: Mapping[str, object]) -> str:
             "description": "the run that was started with this id and input",
             "content": _json(started),
         }
-        paths[f"/workflows/{quote(flow.name, safe='')}/runs"] = {
-            "post": {
-                "operationId": f"start_{flow.attribute}",
-                "tags": ["workflows"],
-                "summary": words or f"Start {flow.name}",
-                "parameters": [_KEY],
-                "requestBody": {"required": takes, "content": _json(schema)},
-                "responses": {**responses, "200": known},
-            }
+        responses["200"] = known
+        operation = {
+            "operationId": f"start_{flow.attribute}",
+            "tags": ["workflows"],
+            "summary": words or f"Start {flow.name}",
+            "parameters": [_KEY],
+            "requestBody": {"required": takes, "content": _json(schema)},
+            "responses": _sorted(responses),
         }
+        paths[f"/workflows/{quote(flow.name, safe='')}/runs"] = {"post": operation}
     paths |= _of_runs(client, types)
     error = _json({"$ref": "#/components/schemas/Error_"})
     refusals: Document = {

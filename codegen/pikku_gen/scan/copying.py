@@ -1,4 +1,4 @@
-"""The top level of one module as statements that can be copied into another package, name by name.
+"""Classes, aliases and constants in the words of another package that copies them.
 
 A copy holds what values are made of: fields, bases, constraints, members, constants. Methods and
 validators are left out, and what would change the JSON form of a value is refused.
@@ -7,9 +7,9 @@ validators are left out, and what would change the JSON form of a value is refus
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol, TypeAlias, cast
+from typing import Final, Protocol, cast
 
 import libcst as cst
 
@@ -17,13 +17,10 @@ from pikku_gen.model.facts import Problem
 from pikku_gen.model.places import Span
 from pikku_gen.scan.bindings import bound_names, names_of_target
 from pikku_gen.scan.expressions import dotted, source
-from pikku_gen.scan.module import measure, parse_module
+from pikku_gen.scan.module import Locate
+from pikku_gen.scan.toplevel import ModuleCode, Small, descendants, is_marked
 
-Kind = Literal["class", "value", "def", "import", "other"]
-Small: TypeAlias = cst.BaseSmallStatement
-_OPAQUE: Final = re.compile(r"#\s*pikku:\s*opaque\b")
 _QUOTED: Final = re.compile(r"""([rRuU]?)("{3}|'{3}|"|')(.*)\2""", re.DOTALL)
-_TYPE_CHECKING: Final = ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 _FACTORIES: Final = frozenset(
     {
         "collections.namedtuple",
@@ -85,138 +82,35 @@ class Copy:
     opaque: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Statement:
-    kind: Kind
-    order: int
-    node: cst.CSTNode
-    opaque: bool = False
-
-
-class ModuleCode:
-    """A module that was parsed to be copied from.
-
-    Attributes:
-        postponed: its annotations are not evaluated (`from __future__ import annotations`).
-        modern: it is written for Python 3.12 and newer.
-    """
-
-    def __init__(self, module: cst.Module) -> None:
-        self._module, self._locate = measure(module)
-        self._found: dict[str, _Statement] = {}
-        self.postponed = False
-        for order, statement in enumerate(self._module.body):
-            self._add(order, statement)
-
-    def kind(self, name: str) -> Kind | None:
-        """What binds a name at the top level, where anything does."""
-        found = self._found.get(name)
-        return found.kind if found else None
-
-    def order(self, name: str) -> int:
-        """Where the statement of a name stands among the others."""
-        return self._found[name].order
-
-    def is_opaque(self, name: str) -> bool:
-        """True for what is marked with `# pikku: opaque`."""
-        found = self._found.get(name)
-        return found is not None and found.opaque
-
-    def is_modern(self, name: str) -> bool:
-        """True for what Python 3.11 cannot read."""
-        return any(
-            isinstance(node, (cst.TypeAlias, cst.TypeParameters))
-            for node in _descendants(self._found[name].node)
-        )
-
-    def span(self, name: str) -> Span:
-        """Where a name is bound."""
-        node = self._found[name].node
-        return self._locate(node.name if isinstance(node, cst.ClassDef) else node)
-
-    def imported(self, name: str) -> str:
-        """The statement that imports a name under a condition; or empty."""
-        found = self._found.get(name)
-        if found is None or found.kind != "import":
-            return ""
-        bare = cast("cst.If | cst.Try", found.node).with_changes(leading_lines=())
-        return cst.Module([bare]).code.rstrip("\n")
-
-    def copy(self, name: str, meaning: Meaning) -> Copy:
-        """The statement of a name, which is a class or a value."""
-        found = self._found[name]
-        copier = _Copier(self._locate, meaning)
-        if found.opaque:
-            return Copy(f"{name}: {meaning.alias()} = {meaning.anything()}", opaque=True)
-        if isinstance(found.node, cst.ClassDef):
-            node = copier.whole_class(found.node, name)
-            code = cst.Module([node.with_changes(leading_lines=(), lines_after_decorators=())]).code
-        else:
-            small = copier.value(cast(Small, found.node), name)
-            code = source(small.with_changes(semicolon=cst.MaybeSentinel.DEFAULT))
-        return Copy(code.strip("\n"), tuple(copier.dropped), tuple(copier.problems))
-
-    # ---
-
-    def _add(self, order: int, statement: cst.CSTNode) -> None:
-        match statement:
-            case cst.SimpleStatementLine():
-                opaque = _is_marked(statement.leading_lines, statement.trailing_whitespace)
-                for small in statement.body:
-                    self._add_small(order, small, opaque=opaque)
-            case cst.ClassDef():
-                opaque = _is_marked(statement.leading_lines, _head(statement.body))
-                self._bind(statement.name.value, _Statement("class", order, statement, opaque))
-            case cst.FunctionDef():
-                self._bind(statement.name.value, _Statement("def", order, statement))
-            case cst.If() if dotted(statement.test) in _TYPE_CHECKING:
-                pass
-            case cst.If() | cst.Try():
-                kind: Kind = "import" if _only_imports(statement) else "other"
-                for name in _bound(statement):
-                    self._bind(name, _Statement(kind, order, statement))
-            case _:
-                for name in _bound(statement):
-                    self._bind(name, _Statement("other", order, statement))
-
-    def _add_small(self, order: int, small: Small, *, opaque: bool) -> None:
-        match small:
-            case cst.ImportFrom(module=cst.Name(value="__future__")):
-                names = () if isinstance(small.names, cst.ImportStar) else small.names
-                self.postponed |= any(each.evaluated_name == "annotations" for each in names)
-            case cst.Assign(targets=[cst.AssignTarget(target=cst.Name(value=name))]):
-                self._bind(name, _Statement("value", order, small, opaque))
-            case (
-                cst.AnnAssign(target=cst.Name(value=name))
-                | cst.TypeAlias(name=cst.Name(value=name))
-            ):
-                self._bind(name, _Statement("value", order, small, opaque))
-            case cst.Assign():
-                for target in small.targets:
-                    for name in names_of_target(target.target):
-                        self._bind(name, _Statement("other", order, small))
-            case _:
-                pass
-
-    def _bind(self, name: str, statement: _Statement) -> None:
-        self._found.setdefault(name, statement)
-
-
-def parse_code(text: str) -> ModuleCode | Problem:
-    """The module of a text, or the syntax error in it."""
-    module = parse_module(text)
-    return module if isinstance(module, Problem) else ModuleCode(module)
+def copy_statement(code: ModuleCode, name: str, meaning: Meaning) -> Copy:
+    """The statement of a name that is a class or a value."""
+    if code.is_opaque(name):
+        return Copy(f"{name}: {meaning.alias()} = {meaning.anything()}", opaque=True)
+    node = code.node(name)
+    copier = _Copier(code.locate, meaning)
+    if isinstance(node, cst.ClassDef):
+        made = copier.whole_class(node, name)
+        bare = made.with_changes(leading_lines=(), lines_after_decorators=())
+        text = cst.Module([bare]).code
+    else:
+        small = copier.value(node, name)
+        text = source(small.with_changes(semicolon=cst.MaybeSentinel.DEFAULT))
+    return Copy(text.strip("\n"), tuple(copier.dropped), tuple(copier.problems))
 
 
 @dataclass(slots=True)
 class _Copier:
-    locate: _Locate
+    locate: Locate
     meaning: Meaning
+    asks: bool = False
+    """Only find out whether everything that is read can be copied."""
+    in_string: bool = False
     dropped: list[str] = field(default_factory=list[str])
     problems: list[Problem] = field(default_factory=list[Problem])
     edits: dict[cst.CSTNode, cst.CSTNode] = field(default_factory=dict[cst.CSTNode, cst.CSTNode])
     local: frozenset[str] = frozenset()
     """Names that mean something nearer than the top level."""
+    copyable: bool = True
 
     def whole_class(self, node: cst.ClassDef, where: str) -> cst.ClassDef:
         """The class without its methods."""
@@ -226,7 +120,7 @@ class _Copier:
             else:
                 self._read(keyword.value, where)
         for base in node.bases:
-            if any(isinstance(part, cst.Call) for part in _descendants(base.value)):
+            if any(isinstance(part, cst.Call) for part in descendants(base.value)):
                 self._problem("PKG601", base, where)
             else:
                 self._read(base.value, where, quoted=True)
@@ -281,7 +175,7 @@ class _Copier:
             case cst.ClassDef():
                 yield self.whole_class(statement, f"{where}.{statement.name.value}")
             case cst.SimpleStatementLine():
-                opaque = _is_marked(statement.leading_lines, statement.trailing_whitespace)
+                opaque = is_marked(statement.leading_lines, statement.trailing_whitespace)
                 kept = [self._field(small, where, opaque=opaque) for small in statement.body]
                 if kept:
                     yield statement.with_changes(body=kept)
@@ -325,11 +219,11 @@ class _Copier:
         )
         if node.value is None:
             return node.with_changes(annotation=annotation)
-        probe = _Copier(self.locate, _Silent(self.meaning), local=self.local)
-        try:
-            probe._read(node.value, where)
-        except _Uncopyable:
-            return node.with_changes(annotation=annotation, value=None, equal=_NO_EQUAL)
+        asking = _Copier(self.locate, self.meaning, asks=True, local=self.local)
+        asking._read(node.value, where)
+        if not asking.copyable:
+            plain = cst.MaybeSentinel.DEFAULT
+            return node.with_changes(annotation=annotation, value=None, equal=plain)
         self._read(node.value, where)
         return node.with_changes(annotation=annotation)
 
@@ -343,9 +237,7 @@ class _Copier:
             if self.meaning.qualified(dotted(value.func)) in _FACTORIES:
                 self._problem("PKG601", value.func, where)
                 return
-            self._read(value, where)
-        else:
-            self._read(value, where, quoted=not isinstance(value, cst.SimpleString))
+        self._read(value, where, quoted=isinstance(value, cst.Subscript))
 
     def _parameters(self, parameters: cst.TypeParameters | None, where: str) -> None:
         for each in parameters.params if parameters else ():
@@ -399,11 +291,14 @@ class _Copier:
             self._read(node, where)
         self.local = outer
 
-    def _name(self, node: cst.CSTNode, name: str, where: str, *, quoted: bool = False) -> None:
+    def _name(self, node: cst.CSTNode, name: str, where: str) -> None:
         first = name.partition(".")[0]
         if first in self.local and not self.meaning.qualified(first):
             return
-        spelled = self.meaning.spelled(name, self.locate(node), where, quoted=quoted)
+        if self.asks:
+            self.copyable &= self.meaning.is_copyable(name)
+            return
+        spelled = self.meaning.spelled(name, self.locate(node), where, quoted=self.in_string)
         if spelled != name:
             self.edits[node] = cst.parse_expression(spelled)
 
@@ -447,9 +342,8 @@ class _Copier:
         except cst.ParserSyntaxError:
             return
         span = self.locate(node)
-        copier = _Copier(lambda _: span, _Quoted(self.meaning), local=self.local)
+        copier = _Copier(lambda _: span, self.meaning, in_string=True, local=self.local)
         copier._read(inner, where, quoted=True)
-        self.problems += copier.problems
         if copier.edits:
             text = source(copier._edited(inner))
             self.edits[node] = node.with_changes(value=f"{found[2]}{text}{found[2]}")
@@ -459,60 +353,6 @@ class _Copier:
 
     def _problem(self, code: str, node: cst.CSTNode, subject: str) -> None:
         self.problems.append(Problem(code, self.locate(node), subject))
-
-
-class _Locate(Protocol):
-    def __call__(self, node: cst.CSTNode, /) -> Span: ...
-
-
-class _Uncopyable(Exception):
-    """A default that holds what a copy cannot have."""
-
-
-@dataclass(slots=True)
-class _Silent:
-    """Asks whether an expression can be copied, and notes nothing."""
-
-    meaning: Meaning
-
-    def spelled(self, name: str, span: Span, where: str, *, quoted: bool) -> str:
-        if not self.meaning.is_copyable(name):
-            raise _Uncopyable
-        return name
-
-    def qualified(self, name: str) -> str:
-        return self.meaning.qualified(name)
-
-    def is_copyable(self, name: str) -> bool:
-        return self.meaning.is_copyable(name)
-
-    def anything(self) -> str:
-        return self.meaning.anything()
-
-    def alias(self) -> str:
-        return self.meaning.alias()
-
-
-@dataclass(slots=True)
-class _Quoted:
-    """The same meaning, of names in a string."""
-
-    meaning: Meaning
-
-    def spelled(self, name: str, span: Span, where: str, *, quoted: bool) -> str:
-        return self.meaning.spelled(name, span, where, quoted=True)
-
-    def qualified(self, name: str) -> str:
-        return self.meaning.qualified(name)
-
-    def is_copyable(self, name: str) -> bool:
-        return self.meaning.is_copyable(name)
-
-    def anything(self) -> str:
-        return self.meaning.anything()
-
-    def alias(self) -> str:
-        return self.meaning.alias()
 
 
 class _Edits(cst.CSTTransformer):
@@ -525,46 +365,6 @@ class _Edits(cst.CSTTransformer):
     ) -> cst.CSTNodeT | cst.RemovalSentinel | cst.FlattenSentinel[cst.CSTNodeT]:
         made = self._edits.get(original_node)
         return updated_node if made is None else cast("cst.CSTNodeT", made)
-
-
-_NO_EQUAL: Final = cst.MaybeSentinel.DEFAULT
-
-
-def _is_marked(above: Sequence[cst.EmptyLine], behind: cst.TrailingWhitespace | None) -> bool:
-    comments = [above[-1].comment if above else None, behind.comment if behind else None]
-    return any(comment and _OPAQUE.match(comment.value) for comment in comments)
-
-
-def _head(body: cst.BaseSuite) -> cst.TrailingWhitespace | None:
-    """What stands behind the colon of a block, or behind a suite on one line."""
-    if isinstance(body, cst.IndentedBlock):
-        return body.header
-    return body.trailing_whitespace if isinstance(body, cst.SimpleStatementSuite) else None
-
-
-def _only_imports(statement: cst.If | cst.Try) -> bool:
-    """True for a choice between imports, such as one by the version of Python."""
-    return all(
-        isinstance(small, (cst.Import, cst.ImportFrom, cst.Pass))
-        for node in _descendants(statement)
-        if isinstance(node, (cst.SimpleStatementLine, cst.SimpleStatementSuite))
-        for small in node.body
-    )
-
-
-def _bound(statement: cst.CSTNode) -> Iterator[str]:
-    for node in _descendants(statement):
-        if isinstance(node, (cst.Import, cst.ImportFrom)):
-            if not isinstance(node.names, cst.ImportStar):
-                for alias in node.names:
-                    yield alias.evaluated_alias or alias.evaluated_name.partition(".")[0]
-        elif isinstance(node, cst.Assign):
-            for target in node.targets:
-                yield from names_of_target(target.target)
-        elif isinstance(node, (cst.AnnAssign, cst.AugAssign, cst.For)):
-            yield from names_of_target(node.target)
-        elif isinstance(node, (cst.ClassDef, cst.FunctionDef)):
-            yield node.name.value
 
 
 def _members(body: cst.BaseSuite) -> Iterator[str]:
@@ -582,9 +382,3 @@ def _members(body: cst.BaseSuite) -> Iterator[str]:
 
 def _parameter_names(parameters: cst.TypeParameters | None) -> list[str]:
     return [each.param.name.value for each in parameters.params] if parameters else []
-
-
-def _descendants(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
-    yield node
-    for child in node.children:
-        yield from _descendants(child)
