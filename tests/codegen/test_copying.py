@@ -93,6 +93,24 @@ def test_a_type_is_found_however_it_is_imported(
     )
 
 
+def test_types_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    closure = copied(
+        tmp_path,
+        types=(
+            "from shop import a, b\n"
+            "class It:\n    one: a.Part\n    two: b.Part\n    again: a.Part\n"
+        ),
+        a="class Part:\n    size: int\n",
+        b="class Part:\n    name: str\n",
+    )
+
+    assert statements(closure) == (
+        "from shop_client.types.shop.a import Part\n"
+        "from shop_client.types.shop.b import Part as Part_from_shop_b\n\n"
+        "class It:\n    one: Part\n    two: Part_from_shop_b\n    again: Part"
+    )
+
+
 def test_libraries_are_imported_as_the_module_does(tmp_path: Path) -> None:
     closure = copied(
         tmp_path,
@@ -145,7 +163,7 @@ def test_strings_are_values_but_where_types_stand(tmp_path: Path) -> None:
             'Kind = Literal["order", "base.Part"]\n'
             "class It:\n"
             '    kind: Kind = WORDS["order"]\n'
-            '    parts: "Annotated[list[base.Part], Field(description=\'order\')]"\n'
+            "    parts: \"Annotated[list[base.Part], Field(description='order')]\"\n"
         ),
         base="class Part:\n    size: int\n",
     )

@@ -41,7 +41,6 @@ class Closure:
     """Copies of all types that are needed, or why there are none."""
 
     modules: tuple[CopiedModule, ...]
-    homes: dict[str, str]
     outside: frozenset[str]
     """The modules of libraries that the copies import."""
     modern: bool
@@ -56,12 +55,11 @@ def copy_types(reader: Reader, needs: Iterable[Need], generated: str, package: s
     for need in needs:
         walk.start(need)
     walk.finish()
-    copied = {name: home for name, home in walk.homes.items() if home.copies}
+    homes = [home for _, home in sorted(walk.homes.items()) if home.copies]
     return Closure(
-        tuple(home.copied() for _, home in sorted(copied.items())),
-        {name: home.target for name, home in copied.items()},
+        tuple(home.copied() for home in homes),
         frozenset(walk.outside),
-        any(home.modern for home in copied.values()),
+        any(home.modern for home in homes),
         tuple(walk.problems),
     )
 
@@ -110,8 +108,7 @@ class _Walk:
             if isinstance(code, Problem):
                 self.problems.append(diagnostic(code.code, Place(path, code.span), code.subject))
                 return None
-            target = f"{self.package}.types.{module}"
-            self.homes[module] = _Home(self, module, path, code, target)
+            self.homes[module] = _Home(self, module, path, code)
         return self.homes[module]
 
     def is_of_the_server(self, module: str) -> bool:
@@ -134,8 +131,6 @@ class _Home:
     module: str
     path: str
     code: ModuleCode
-    target: str
-    """The module of the copy."""
     copies: dict[str, Copy] = field(default_factory=dict[str, Copy])
     imports: dict[str, str] = field(default_factory=dict[str, str])
     """Import statements by the name that they bind."""
@@ -277,9 +272,10 @@ class _Home:
 
     def _import_symbol(self, name: str, found: Resolved, source: str) -> str:
         symbol = found.symbol
-        local = self._free(name, symbol)
-        line = f"from {source} import {symbol.name}{_renamed(symbol.name, local)}"
-        self.imports[local] = line
+        for local in (self._free(name, symbol), _long_name(symbol)):
+            line = f"from {source} import {symbol.name}{_renamed(symbol.name, local)}"
+            if self.imports.setdefault(local, line) == line:
+                break
         return f"{local}.{found.rest}" if found.rest else local
 
     def _free(self, name: str, symbol: Symbol) -> str:
@@ -289,7 +285,7 @@ class _Home:
             return first
         if self._means(symbol.name) in (None, symbol):
             return symbol.name
-        return f"{symbol.name}_from_{symbol.module}".replace(".", "_")
+        return _long_name(symbol)
 
     def _means(self, name: str) -> Symbol | None:
         found = self._resolved(name)
@@ -302,6 +298,10 @@ class _Home:
 
 def _longer(chain: tuple[str, ...], where: str) -> tuple[str, ...]:
     return chain if chain and chain[-1] == where else (*chain, where)
+
+
+def _long_name(symbol: Symbol) -> str:
+    return f"{symbol.name}_from_{symbol.module}".replace(".", "_")
 
 
 def _renamed(name: str, local: str) -> str:
