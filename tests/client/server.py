@@ -33,6 +33,7 @@ from pikku.errors import (
     DeclarationError,
     InvalidInputError,
     NoSuchStepError,
+    PayloadError,
     PayloadTooLargeError,
     PikkuError,
     ResultTimeoutError,
@@ -302,8 +303,13 @@ def _ended(settle: Settle) -> dict[str, Any]:
 
 def _refused(error: PikkuError) -> Response:
     document: dict[str, Any] = {"message": error.message, "hint": error.hint or None, "path": None}
+    problems: list[tuple[str, str]] = []
     if isinstance(error, InvalidInputError):
-        listed = [{"path": _path(path), "message": words} for path, words in error.problems]
+        problems = error.problems
+    elif isinstance(error, PayloadError) and not isinstance(error, PayloadTooLargeError):
+        problems = [(error.path, error.problem)]
+    if problems:
+        listed = [{"path": _path(path), "message": words} for path, words in problems]
         document |= {"code": "invalid_input", "errors": listed, "path": listed[0]["path"]}
         return JSONResponse(document, 422)
     for kind, status, code in _REFUSALS:

@@ -53,7 +53,7 @@ class Order(BaseModel):
     speed: Speed = "slow"
     due: dt.date | None = None
     discount: money.Discount | None = None
-    extras: Extras = None
+    extras: Extras | None = None
 
 
 @dataclass

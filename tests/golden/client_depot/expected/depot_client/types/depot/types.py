@@ -57,7 +57,7 @@ class Order(BaseModel):
     speed: Speed = "slow"
     due: dt.date | None = None
     discount: Discount | None = None
-    extras: Extras = None
+    extras: Extras | None = None
 
 @dataclass
 class Shipped:
