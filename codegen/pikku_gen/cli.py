@@ -143,7 +143,7 @@ def diff(
     type=click.Path(file_okay=False, path_type=Path),
     help="The client's own folder.",
 )
-@click.option("--name", help="Its distribution; default: <root>-client.")
+@click.option("--name", help="Its distribution; default: as it is there, or <root>-client.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 when the client is stale.")
 @click.pass_context
 def client(context: click.Context, out: Path, name: str | None, *, check: bool) -> None:

@@ -179,12 +179,13 @@ def test_a_name_that_cannot_be_is_wrong_usage(tmp_path: Path) -> None:
     assert not (project / "client").exists()
 
 
-def test_a_client_may_have_another_name(tmp_path: Path) -> None:
+def test_a_client_may_have_another_name_and_keeps_it(tmp_path: Path) -> None:
     project = project_of("client_import", tmp_path)
 
     result = pikku_gen(project, "client", "--out", str(project / "client"), "--name", "My.Shop")
 
     assert result.exit_code == 0
+    assert not built(project, check=True).changes.stale
     text = (project / "client" / "my_shop" / "__init__.py").read_text(encoding="utf-8")
     assert "from ._sync_client import SyncMyShop as SyncMyShop" in text
 

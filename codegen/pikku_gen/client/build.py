@@ -63,7 +63,7 @@ def build_client(folder: Path, out: Path, name: str | None, *, check: bool = Fal
     if not isinstance(found, Understanding):
         return Outcome(folder, found, misconfigured=True)
     project = found.project
-    distribution = name or f"{project.root.replace('_', '-')}-client"
+    distribution = name or _known_name(out) or f"{project.root.replace('_', '-')}-client"
     package = package_of(distribution, (project.root, project.package, "pikku"))
     outcome = Outcome(folder, package=project.shown(out), command="pikku-gen client")
     if has_errors(found.diagnostics):
@@ -227,10 +227,15 @@ def _client(
     )
 
 
+def _known_name(out: Path) -> str:
+    """The distribution that is in the folder already."""
+    name = manifest_in(out).get("client")
+    return name if isinstance(name, str) else ""
+
+
 def _is_ours(out: Path) -> bool:
     """True for a folder that is not there, is empty, or holds a client."""
     if not out.is_dir():
         return not out.exists()
-    if any(not entry.name.startswith(".") for entry in out.iterdir()):
-        return "client" in manifest_in(out)
-    return True
+    shown = any(not entry.name.startswith(".") for entry in out.iterdir())
+    return not shown or bool(_known_name(out))

@@ -255,7 +255,7 @@ def _file(module: CopiedModule) -> str:
 def _manifest(client: ClientModel, files: Iterable[str]) -> str:
     document = {
         "manifest": 1,
-        "client": client.package,
+        "client": client.distribution,
         "root": client.root,
         "files": sorted(files),
     }
