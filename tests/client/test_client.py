@@ -378,6 +378,22 @@ async def test_a_server_that_is_not_there_is_asked_again_even_for_calls(
     assert tried == ["/pikku/rpc/ping"] * 6
 
 
+async def test_a_server_that_does_not_wait_is_not_asked_in_a_hurry(
+    client_package: Any, pauses: list[float]
+) -> None:
+    answers = iter([(202, "running")] * 3 + [(200, "completed")])
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        code, status = next(answers)
+        return httpx2.Response(code, json={"run_id": "r", "status": status, "output": 3})
+
+    transport = httpx2.MockTransport(answer)
+    async with client_package.DepotClient("http://x/pikku", transport=transport) as shop:
+        assert await shop.workflows.count.get_run("r").result(timeout="1h") == 3
+
+    assert pauses == [0.25] * 3
+
+
 async def test_the_client_works_inside_the_server_s_process(
     depot: Served, client_package: Any
 ) -> None:

@@ -173,7 +173,7 @@ class _Home:
             statements=tuple(self.copies[name].code for name in names),
             exported=tuple(exported),
             dropped=tuple(each for name in names for each in self.copies[name].dropped),
-            opaque=tuple(name for name in names if self.copies[name].opaque),
+            opaque=tuple(each for name in names for each in self.copies[name].opaque),
         )
 
     # --- what names of the module mean, for `copy_statement`

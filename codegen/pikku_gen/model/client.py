@@ -24,7 +24,7 @@ class CopiedModule:
     dropped: tuple[str, ...]
     """Methods and validators that were left out."""
     opaque: tuple[str, ...]
-    """Names that stand for anything."""
+    """Types and fields that stand for anything."""
 
 
 @dataclass(frozen=True, slots=True)

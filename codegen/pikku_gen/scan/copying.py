@@ -79,13 +79,13 @@ class Copy:
     code: str
     dropped: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
-    opaque: bool = False
+    opaque: tuple[str, ...] = ()
 
 
 def copy_statement(code: ModuleCode, name: str, meaning: Meaning) -> Copy:
     """The statement of a name that is a class or a value."""
     if code.is_opaque(name):
-        return Copy(f"{name}: {meaning.alias()} = {meaning.anything()}", opaque=True)
+        return Copy(f"{name}: {meaning.alias()} = {meaning.anything()}", opaque=(name,))
     node = code.node(name)
     copier = _Copier(code.locate, meaning)
     if isinstance(node, cst.ClassDef):
@@ -95,7 +95,8 @@ def copy_statement(code: ModuleCode, name: str, meaning: Meaning) -> Copy:
     else:
         small = copier.value(node, name)
         text = source(small.with_changes(semicolon=cst.MaybeSentinel.DEFAULT))
-    return Copy(text.strip("\n"), tuple(copier.dropped), tuple(copier.problems))
+    problems = tuple(copier.problems)
+    return Copy(text.strip("\n"), tuple(copier.dropped), problems, tuple(copier.opaque))
 
 
 @dataclass(slots=True)
@@ -107,6 +108,7 @@ class _Copier:
     in_string: bool = False
     dropped: list[str] = field(default_factory=list[str])
     problems: list[Problem] = field(default_factory=list[Problem])
+    opaque: list[str] = field(default_factory=list[str])
     edits: dict[cst.CSTNode, cst.CSTNode] = field(default_factory=dict[cst.CSTNode, cst.CSTNode])
     local: frozenset[str] = frozenset()
     """Names that mean something nearer than the top level."""
@@ -214,6 +216,7 @@ class _Copier:
         return node
 
     def _opaque(self, node: cst.AnnAssign, where: str) -> Small:
+        self.opaque.append(where)
         annotation = node.annotation.with_changes(
             annotation=cst.parse_expression(self.meaning.anything())
         )

@@ -206,11 +206,14 @@ class ClientRun(Generic[O_co]):
         while True:
             left = _LONGEST_WAIT if limit is None else max(limit - time.monotonic(), 0.0)
             wait = min(left, _LONGEST_WAIT)
+            asked = time.monotonic()
             response = await self._connection.get("runs", self.run_id, "result", wait=wait)
             if response.status_code != 202:
                 return self._outcome(document_of(response.content))
             if limit is not None and time.monotonic() >= limit:
                 raise ResultTimeoutError(self.run_id, timeout)
+            if time.monotonic() - asked < wait / 2:  # the server does not wait
+                await asyncio.sleep(_FIRST_PAUSE)
 
     async def info(self) -> RunInfo:
         """What the server tells of the run and its steps."""

@@ -3,7 +3,7 @@
 # fmt: off
 # copied from the module depot.types of the server
 # left out, as the server sees to it: Line.is_upper, Shipped.__post_init__
-# passed on as plain JSON, whatever it is: Extras
+# passed on as plain JSON, whatever it is: Extras, Shipped.stamp
 
 from __future__ import annotations
 
