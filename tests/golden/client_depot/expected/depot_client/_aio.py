@@ -94,9 +94,9 @@ class Connection:
         return await self._send(request, repeatable=repeatable or key is not None)
 
     def events(self, *path: str, after: int) -> AbstractAsyncContextManager[httpx2.EventSource]:
-        """A stream of events, those after a number."""
+        """A stream of events, those after a number; the server is never silent for long."""
         headers = {"Last-Event-ID": str(after)} if after else {}
-        timeout = httpx2.Timeout(self._timeout, read=None)
+        timeout = httpx2.Timeout(self._timeout, read=self._timeout + _LONGEST_WAIT)
         url = self._url(path)
         return self._http.sse(url, headers=headers, timeout=timeout, max_event_size=None)
 
