@@ -143,6 +143,28 @@ def diff(
     context.exit(compare(_folder(context), old, new, style, store, app))
 
 
+@main.command()
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The client's own folder.",
+)
+@click.option("--name", help="Its distribution; default: as it is there, or <root>-client.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 when the client is stale.")
+@click.pass_context
+def client(context: click.Context, out: Path, name: str | None, *, check: bool) -> None:
+    """Write a client package for other code bases, with JSON Schema and OpenAPI beside it.
+
+    It has what is exposed, copies of the types, and nothing of the server's code. Exit codes:
+    0 fine, 1 diagnostics or stale, 2 wrong usage or configuration.
+    """
+    given = context.parent.params if context.parent else {}
+    style: Format = given.get("style", "text")
+    check = check or bool(given.get("check"))
+    context.exit(write_client(_folder(context), out, name, style, check=check))
+
+
 def _folder(context: click.Context) -> Path:
     """The project that a command works on."""
     from pikku_gen.config import find_project
@@ -217,7 +239,21 @@ def build(project: Path | None, style: Format, *, check: bool, fix: bool = False
 
         count = fixing.fix(folder)
         click.echo(f"pikku-gen: mended {count} {'place' if count == 1 else 'places'}", err=True)
-    outcome = run(folder, check=check)
+    return _said(run(folder, check=check), style, check=check)
+
+
+def write_client(folder: Path, out: Path, name: str | None, style: Format, *, check: bool) -> int:
+    """Writes a client and prints what is said about it; returns the exit code."""
+    from pikku_gen.client.build import ClientNameError, build_client
+
+    try:
+        outcome = build_client(folder, out.resolve(), name, check=check)
+    except ClientNameError as error:
+        raise click.BadParameter(str(error), param_hint="--name") from error
+    return _said(outcome, style, check=check)
+
+
+def _said(outcome: Outcome, style: Format, *, check: bool) -> int:
     _print(outcome, style, check=check)
     if outcome.misconfigured:
         return MISUSED
@@ -326,7 +362,7 @@ def summary(outcome: Outcome, *, check: bool) -> str:
     if check:
         stale = len(changes.written) + len(changes.removed)
         files = "1 file" if stale == 1 else f"{stale} files"
-        return f"pikku-gen: {outcome.package} is stale ({files}); run pikku-gen{warned}"
+        return f"pikku-gen: {outcome.package} is stale ({files}); run {outcome.command}{warned}"
     written = f"{', '.join(parts)}, {changes.unchanged} unchanged"
     return f"pikku-gen: {outcome.package}: {written}{warned}"
 

@@ -28,6 +28,7 @@ AREAS: Final = {
     "3": "determinism",
     "4": "writing",
     "5": "configuration",
+    "6": "the standalone client",
 }
 
 ENTRIES: Final[tuple[Entry, ...]] = (
@@ -604,6 +605,121 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         '[tool.pikku]\nroot = "shop"\nservices = "shop.services:create_service"',
         "`async def create_services() -> Services`, or under `@asynccontextmanager`"
         " `-> AsyncGenerator[Services, None]`.",
+    ),
+    Entry(
+        "PKG601",
+        "class made by a call",
+        "`{0}` is made by a call, so it has no statement that could be copied",
+        "write it as a class statement, or mark it with `# pikku: opaque`",
+        "The client gets copies of class statements. A class that a call makes has its fields only"
+        " once it is executed, and pikku-gen executes nothing of the project.",
+        'Point = namedtuple("Point", "x y")',
+        "`class Point(NamedTuple): …`, with annotated fields.",
+    ),
+    Entry(
+        "PKG602",
+        "metaclass",
+        "`{0}` has a metaclass, which is code of the server",
+        "use a class without one, or mark it with `# pikku: opaque`",
+        "A metaclass decides by its code what a class becomes; a copy of the class alone would be"
+        " another class.",
+        "class Order(BaseModel, metaclass=Registered): …",
+        "Put what goes over the wire into a plain class.",
+    ),
+    Entry(
+        "PKG603",
+        "star import of a library",
+        "a name comes from `{0}`, so nothing says what it is",
+        "import the name itself",
+        "Names are followed from import to import without executing any. What a library's star"
+        " import brings is known only to the running program.",
+        "from decimal import *\n\nclass Order(BaseModel):\n    total: Decimal",
+        "`from decimal import Decimal`.",
+    ),
+    Entry(
+        "PKG604",
+        "type that needs the project's code",
+        "`{0}` is a function of the project, which the client does not have",
+        "write a plain value, or mark the field with `# pikku: opaque`",
+        "A default, a constraint or an alias of a copied type calls or names a function of the"
+        " project.",
+        "class Order(BaseModel):\n    order_id: str = Field(default_factory=new_order_id)",
+        "Have the server fill the value in, or pass it in from outside.",
+    ),
+    Entry(
+        "PKG605",
+        "class with a constructor or a JSON form of its own",
+        "`{0}` decides how values are made or written, and cannot be copied",
+        "have plain fields, or mark the class with `# pikku: opaque`",
+        "Methods and validators are left out of copies, which leaves the JSON form of a value as it"
+        " is. A constructor, a serializer or a schema of the class's own does not: without it the"
+        " client would write or read something else.",
+        'class Money(BaseModel):\n    @field_serializer("amount")\n'
+        "    def in_cents(self, amount: int) -> str: …",
+        "Give the field a type that has this JSON form, such as an `Annotated` of a library's"
+        " serializer.",
+    ),
+    Entry(
+        "PKG606",
+        "statement that cannot be copied",
+        "`{0}` is bound by a statement that cannot be copied",
+        "bind it once, by a class statement or one assignment at the top level",
+        "A type or constant is defined under a condition, in a loop, by unpacking, or not at all;"
+        " or the body of a class holds more than fields, nested classes and methods.",
+        "if FAST:\n    class Order(BaseModel): …",
+        "Define it at the top level of its module.",
+    ),
+    Entry(
+        "PKG607",
+        "type of the server",
+        "`{0}` belongs to the server, and the client does not have it",
+        "use a type of your own in what is exposed",
+        "What is exposed names a type of pikku or of the generated package; or, with"
+        ' `client_types = "import"`, a type of a module that imports the generated package.',
+        "@pikku_func(expose=True)\n"
+        "async def refund(ctx: Context, failure: StepFailure[Charge]) -> None: …",
+        "Expose a function that takes a plain type, and have it call the other one.",
+    ),
+    Entry(
+        "PKG608",
+        "one name in two modules",
+        "{0}",
+        "import it from there, or rename one of the types",
+        "Two modules define a type of one name. Both are copied, each to a module of its own, and"
+        " the package's `types` has neither under the bare name.",
+        "shop/orders.py: class Line …\nshop/invoices.py: class Line …",
+        "Rename one, or import from `shop_client.types.shop.orders`.",
+        severity="warning",
+    ),
+    Entry(
+        "PKG609",
+        "copied types that cannot be imported",
+        "the copied types cannot be imported: {0}",
+        "install what they need beside pikku-gen, or mark the type with `# pikku: opaque`",
+        "JSON Schema and OpenAPI are made from the copies, in a process that has only those. It"
+        " ended with this exception: a library is not installed, pydantic knows no JSON form for a"
+        " type, or a copy needs what was left out.",
+        "from no_such_library import Money",
+        "Install the library in the environment of pikku-gen.",
+    ),
+    Entry(
+        "PKG610",
+        "nothing is exposed",
+        "no function and no workflow is exposed",
+        "write `@pikku_func(expose=True)` or `wire_workflow(…, expose=True)`",
+        "A client reaches only what is marked with `expose=True`, and nothing is.",
+        'wire_workflow(name="order", func=order_workflow)',
+        '`wire_workflow(name="order", func=order_workflow, expose=True)`',
+    ),
+    Entry(
+        "PKG611",
+        "folder of another origin",
+        "`{0}` holds something else than a client that pikku-gen wrote",
+        "choose an empty folder with `--out`",
+        "A client has a folder of its own, in which files that are no longer needed are removed. A"
+        " folder that holds something else is left alone.",
+        "pikku-gen client --out .",
+        "`pikku-gen client --out clients/shop`",
     ),
 )
 

@@ -14,6 +14,7 @@ from pikku_gen.diagnostics import Diagnostic, diagnostic, nearest
 from pikku_gen.model.places import Place, Span
 
 StringNames = Literal["auto", "always", "never"]
+ClientTypes = Literal["copy", "import"]
 Level = Severity | Literal["off"]
 
 PYPROJECT: Final = "pyproject.toml"
@@ -47,6 +48,7 @@ class Settings:
     retention: str | None = None
     """`30d`, or `completed=30d,failed=90d`."""
     string_names: StringNames = "auto"
+    client_types: ClientTypes = "copy"
     lint: tuple[tuple[str, Level], ...] = ()
     """Severities by code, where they are not those of the table."""
     admits_python_3_11: bool = False
@@ -157,6 +159,7 @@ def _settings(
             queue_service=good.get("queue_service"),
             retention=good.get("retention"),
             string_names=cast(StringNames, good.get("string_names", "auto")),
+            client_types=cast(ClientTypes, good.get("client_types", "copy")),
             lint=_levels(table.get("lint")),
             admits_python_3_11=_admits_3_11(document),
             spans=spans,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
@@ -39,6 +39,8 @@ class Outcome:
     changes: Changes = NO_CHANGES
     diff: str = ""
     package: str = ""
+    command: str = "pikku-gen"
+    """What brings the output up to date."""
     files: tuple[str, ...] = ()
     wrote: bool = False
     misconfigured: bool = False
@@ -67,7 +69,11 @@ def run(folder: Path, *, check: bool = False) -> Outcome:
         app, diagnostics = _understand(project, reader)
         outcome = Outcome(folder, diagnostics, package=project.shown(project.package_folder))
         if not outcome.failed:
-            outcome = _emit(outcome, project, app, check=check)
+            from pikku_gen.render.package import render_package
+
+            outcome = emit(
+                outcome, project, project.package_folder, render_package(app), check=check
+            )
         _settle(cache, project, outcome)
         cache.save()
     return replace(outcome, outside=_outside(cache, reader))
@@ -106,21 +112,46 @@ class Reading:
         return cast("Sequence[Mapping[str, object]]", self.manifest["workflows"])
 
 
+@dataclass(frozen=True, slots=True)
+class Understanding:
+    """A project and what its sources declare, for whatever else is made of them."""
+
+    project: Project
+    reader: Reader
+    app: App
+    diagnostics: tuple[Diagnostic, ...]
+
+    def located(self, paths: Iterable[str]) -> App | None:
+        """The model with the positions in these files measured; None where they were already."""
+        if not self.reader.locate(set(paths)):
+            return None
+        return link(self.project, self.reader.table, self.reader.scanned())[0]
+
+
+def understand(folder: Path) -> Understanding | tuple[Diagnostic, ...]:
+    """Reads the project in `folder` and writes nothing; or why there is none."""
+    settings, problems = read_settings(folder)
+    project, missing = (None, problems) if problems else locate(settings)
+    if project is None:
+        return ordered([*problems, *missing])
+    reader = Reader(project, open_cache(folder, _cache_key(folder)))
+    with quiet():
+        app, diagnostics = _understand(project, reader)
+    return Understanding(project, reader, app, diagnostics)
+
+
 def read(folder: Path) -> Reading:
     """Reads the project in `folder` and writes nothing."""
     from pikku_gen.render.manifest import manifest_of
 
-    settings, problems = read_settings(folder)
-    project, missing = (None, problems) if problems else locate(settings)
-    if project is None:
-        return Reading(ordered([*problems, *missing]), {}, {})
-    cache = open_cache(folder, _cache_key(folder))
-    reader = Reader(project, cache)
+    found = understand(folder)
+    if not isinstance(found, Understanding):
+        return Reading(found, {}, {})
+    reader, diagnostics = found.reader, found.diagnostics
     with quiet():
-        _, diagnostics = _understand(project, reader)
         reader.locate({source.path for source, fact in reader.scanned() if _has_steps(fact)})
         scanned = reader.scanned()
-        app, _ = link(project, reader.table, scanned, placed=True)
+        app, _ = link(found.project, reader.table, scanned, placed=True)
     paths = {source.module: source.path for source, _ in scanned}
     return Reading(diagnostics, manifest_of(app, ()), paths)
 
@@ -189,11 +220,10 @@ def _conduct(app: App, reader: Reader) -> tuple[BodyModel, ...]:
     return link_bodies(reader.table, app.bodies, declared, reader.bodies, reader.path_of)
 
 
-def _emit(outcome: Outcome, project: Project, app: App, *, check: bool) -> Outcome:
-    from pikku_gen.render.package import render_package
-
-    rendered = render_package(app)
-    folder = project.package_folder
+def emit(
+    outcome: Outcome, project: Project, folder: Path, rendered: Mapping[str, str], *, check: bool
+) -> Outcome:
+    """Brings a folder up to date; `check` only looks."""
     changes = compare(folder, rendered)
     said = [*outcome.diagnostics, *refusals(folder, changes, project.shown)]
     diff = short_diff(folder, rendered, changes, outcome.package) if check else ""

@@ -98,6 +98,12 @@ class Reader:
         file = self._file(module)
         return file.path if file else module
 
+    def source(self, module: str) -> tuple[str, str] | None:
+        """The path and the text of a module of the project."""
+        file = self._file(module)
+        text = self._text(file) if file is not None else None
+        return (file.path, text) if file is not None and text is not None else None
+
     def bodies(self, module: str) -> BodiesFact | None:
         """What the functions of a module of the project do."""
         file = self._file(module)

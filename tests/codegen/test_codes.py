@@ -11,7 +11,7 @@ def test_codes_are_unique_and_in_order() -> None:
     codes = [entry.code for entry in ENTRIES]
 
     assert codes == sorted(set(codes))
-    assert all(re.fullmatch(r"PKG[1-5]\d\d", code) for code in codes)
+    assert all(re.fullmatch(r"PKG[1-6]\d\d", code) for code in codes)
     assert {code[3] for code in codes} == set(AREAS)
 
 

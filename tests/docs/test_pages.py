@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import sys
 from decimal import Decimal
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.client.server import TOKEN, served
 from tests.docs.blocks import ROOT, Block, blocks_of
 from tests.docs.reader import Reader
 from tests.servers.fixtures import MakeRedis
@@ -28,8 +30,10 @@ START = ROOT / "docs" / "getting-started.md"
 # What a page describes with examples from the sample app.
 REMOTE = ROOT / "docs" / "remote.md"
 POSTGRESQL = ROOT / "docs" / "postgresql.md"
+CLIENTS = ROOT / "docs" / "clients.md"
 ON_THE_SAMPLE = sorted(
-    {*(ROOT / "docs").glob("*.md")} - {START, REMOTE, POSTGRESQL, ROOT / "docs" / "errors.md"}
+    {*(ROOT / "docs").glob("*.md")}
+    - {START, REMOTE, POSTGRESQL, CLIENTS, ROOT / "docs" / "errors.md"}
 )
 HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
 SERVER = "redis://127.0.0.1:6379/0"
@@ -156,6 +160,20 @@ def test_the_page_on_postgresql_holds_on_a_server(postgres_url: str, tmp_path: P
     reader = Reader(tmp_path, stands_for={DATABASE: postgres_url})
 
     follow_on_the_sample(reader, [block for block in blocks if "pip install" not in block.text])
+
+
+async def test_the_page_on_clients_holds_against_a_server(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    services = Services(ledger, Mailer(ledger))
+    async with app.open(store="memory://", services=services), served(app) as there:
+        reader = Reader(
+            tmp_path,
+            import_path=[".", "clients/shop"],
+            stands_for={"https://shop.example/pikku": there.url},
+        )
+        reader.environment["SHOP_TOKEN"] = TOKEN
+        blocks = [block for block in blocks_of(CLIENTS) if "pip install" not in block.text]
+        await asyncio.to_thread(follow_on_the_sample, reader, blocks)
 
 
 async def test_the_user_that_the_page_on_workers_names_may_do_what_is_needed_and_no_more(

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROWS: list[tuple[str, ...]] = [
     ("pikku_gen.__main__", "pikku_gen.hatch_plugin"),
     ("pikku_gen.cli",),
-    ("pikku_gen.diff",),
+    ("pikku_gen.diff", "pikku_gen.client"),
     ("pikku_gen.fixing", "pikku_gen.sarif", "pikku_gen.watching"),
     ("pikku_gen.drawing", "pikku_gen.pipeline", "pikku_gen"),
     ("pikku_gen.reading",),

@@ -25,11 +25,11 @@ MARK = re.compile(r"# (?P<kind>[ER]): (?P<text>.+)$")
 Lines = dict[tuple[str, int], str]
 
 
-def marked(kind: str) -> Lines:
+def marked(kind: str, cases: Path = CASES) -> Lines:
     """The marks of one kind in all cases, by file and line."""
     return {
         (path.name, number): found["text"].strip()
-        for path in sorted(CASES.glob("*.py"))
+        for path in sorted(cases.glob("*.py"))
         for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1)
         if (found := MARK.search(line)) and found["kind"] == kind
     }

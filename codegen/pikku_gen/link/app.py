@@ -100,10 +100,10 @@ def link(
             )
         ),
         mixed=tuple(_mixed(scanned, rpcs, workflows, signals)),
-        rpc_strings=_emits(settings.string_names, len(rpcs), RPC_STRINGS),
-        child_strings=_emits(settings.string_names, len(rpcs) + len(workflows), STEP_STRINGS),
-        signal_strings=_emits(settings.string_names, len(signals), SIGNAL_STRINGS),
-        workflow_strings=_emits(settings.string_names, len(workflows), WORKFLOW_STRINGS),
+        rpc_strings=emits(settings.string_names, len(rpcs), RPC_STRINGS),
+        child_strings=emits(settings.string_names, len(rpcs) + len(workflows), STEP_STRINGS),
+        signal_strings=emits(settings.string_names, len(signals), SIGNAL_STRINGS),
+        workflow_strings=emits(settings.string_names, len(workflows), WORKFLOW_STRINGS),
         types=describe(table, _named(rpcs, workflows, signals)),
     ), tuple(problems)
 
@@ -172,5 +172,6 @@ def _named(
     return [*refs, *(signal.payload for signal in signals)]
 
 
-def _emits(string_names: str, count: int, limit: int) -> bool:
+def emits(string_names: str, count: int, limit: int) -> bool:
+    """True where so many names get an overload each."""
     return string_names == "always" or (string_names == "auto" and count <= limit)

@@ -86,7 +86,7 @@ def render_package(app: App) -> dict[str, str]:
         "testing.pyi": _testing_stub(app),
     }
     rendered = {
-        path: _tidy(environment().get_template(f"package/{path}.jinja").render(shared | variables))
+        path: tidy(environment().get_template(f"package/{path}.jinja").render(shared | variables))
         for path, variables in own.items()
     }
     rendered[_TYPED] = ""
@@ -250,7 +250,7 @@ def _signal_line(imports: Imports, signal: SignalModel) -> SignalLine:
         literal=literal(signal.name),
         payload=imports.text(signal.payload),
         has_payload=not signal.payload.is_none,
-        docstring=_docstring(place, signal.fact.description),
+        docstring=docstring_of(place, signal.fact.description),
     )
 
 
@@ -262,11 +262,12 @@ def _line(imports: Imports, name: str, attribute: str, function: FunctionModel, 
         input=imports.text(function.input),
         output=imports.text(function.output),
         has_input=not function.input.is_none,
-        docstring=_docstring(f"{module}:{qualname}", words),
+        docstring=docstring_of(f"{module}:{qualname}", words),
     )
 
 
-def _docstring(place: str, words: str) -> list[str]:
+def docstring_of(place: str, words: str) -> list[str]:
+    """A docstring's lines, escaped: where something is declared, and what is said of it."""
     if not words:
         return [place]
     escaped = words.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
@@ -277,5 +278,6 @@ def _renamed(named: Named) -> list[tuple[str, str]]:
     return sorted((item.attribute, item.name) for item in named if item.attribute != item.name)
 
 
-def _tidy(text: str) -> str:
+def tidy(text: str) -> str:
+    """The text with one line end at its end."""
     return text.rstrip("\n") + "\n"

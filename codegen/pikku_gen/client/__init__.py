@@ -1,0 +1,1 @@
+"""The standalone client: an installable package for code that talks to the server over HTTP."""

@@ -1,0 +1,5 @@
+from shop_pikku import Context, pikku_func
+
+
+@pikku_func(expose=True)
+async def place(ctx: Context, order: str) -> None: ...

@@ -1,0 +1,11 @@
+from pikku import StepFailure
+from shop.types import Order
+from shop_pikku import Context, pikku_func
+
+
+@pikku_func(expose=True)
+async def place(ctx: Context, order: Order) -> None: ...
+
+
+@pikku_func(expose=True)
+async def refund(ctx: Context, failure: StepFailure[Order]) -> None: ...
