@@ -55,13 +55,13 @@ def run(folder: Path, *, check: bool = False) -> Outcome:
     project, missing = (None, problems) if problems else locate(settings)
     if project is None:
         return Outcome(folder, ordered([*problems, *missing]), misconfigured=True)
-    cache = open_cache(folder, _cache_key(folder))
-    reader = Reader(project, cache)
-    settled = _settled(project, cache, reader)
-    if settled is not None:
-        cache.save()
-        return settled
     with quiet():
+        cache = open_cache(folder, _cache_key(folder))
+        reader = Reader(project, cache)
+        settled = _settled(project, cache, reader)
+        if settled is not None:
+            cache.save()
+            return settled
         app, diagnostics = _understand(project, reader)
         outcome = Outcome(folder, diagnostics, package=project.shown(project.package_folder))
         if not outcome.failed:
@@ -108,13 +108,13 @@ def read(folder: Path) -> Reading:
     project, missing = (None, problems) if problems else locate(settings)
     if project is None:
         return Reading(ordered([*problems, *missing]), {}, {})
-    cache = open_cache(folder, _cache_key(folder))
-    reader = Reader(project, cache)
     with quiet():
+        cache = open_cache(folder, _cache_key(folder))
+        reader = Reader(project, cache)
         _, diagnostics = _understand(project, reader)
         reader.locate({source.path for source, fact in reader.scanned() if _has_steps(fact)})
         scanned = reader.scanned()
-        app, _ = link(project, reader.table, scanned, placed=True)
+        app, _ = link(project, Shapes(reader.table, reader.path_of), scanned, placed=True)
     paths = {source.module: source.path for source, _ in scanned}
     return Reading(diagnostics, manifest_of(app, ()), paths)
 
@@ -165,7 +165,7 @@ def _understand(project: Project, reader: Reader) -> tuple[App, tuple[Diagnostic
     scanned = reader.scan()
     while True:
         shapes = Shapes(reader.table, reader.path_of)
-        app, unresolved = link(project, reader.table, scanned)
+        app, unresolved = link(project, shapes, scanned)
         said = [*reader.problems(), *unresolved]
         if not any(found.code in UNREAD for found in said):
             app = replace(app, conduct=_conduct(app, reader))

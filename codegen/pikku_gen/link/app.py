@@ -13,6 +13,7 @@ from pikku_gen.link.functions import function_named
 from pikku_gen.link.graph import Graphs, version_of
 from pikku_gen.link.schemas import describe
 from pikku_gen.link.services import resolve_services
+from pikku_gen.link.shapes import Shapes
 from pikku_gen.link.symbols import SymbolTable
 from pikku_gen.model.app import (
     App,
@@ -37,10 +38,11 @@ Scanned = Sequence[tuple[Source, ScanFact]]
 
 
 def link(
-    project: Project, table: SymbolTable, scanned: Scanned, *, placed: bool = False
+    project: Project, shapes: Shapes, scanned: Scanned, *, placed: bool = False
 ) -> tuple[App, tuple[Diagnostic, ...]]:
     """The model, and every name on the way that leads nowhere; `placed` adds to step graphs where
     their nodes stand."""
+    table = shapes.table
     problems = [
         diagnostic(found.code, source.at(found.span), found.subject, hint=found.hint)
         for source, fact in scanned
@@ -104,7 +106,7 @@ def link(
         child_strings=_emits(settings.string_names, len(rpcs) + len(workflows), STEP_STRINGS),
         signal_strings=_emits(settings.string_names, len(signals), SIGNAL_STRINGS),
         workflow_strings=_emits(settings.string_names, len(workflows), WORKFLOW_STRINGS),
-        types=describe(table, _named(rpcs, workflows, signals)),
+        types=describe(shapes, _named(rpcs, workflows, signals)),
     ), tuple(problems)
 
 
