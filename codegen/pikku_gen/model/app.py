@@ -153,6 +153,8 @@ class BodyModel:
     uses: tuple[UseFact, ...]
     call: Place | None = None
     """Where the workflow calls the function; None for the workflow itself."""
+    through: str = ""
+    """The method that the workflow calls, where this is another one of the same object."""
     inline: bool = False
     """It is called inside of an inline step."""
 

@@ -288,7 +288,8 @@ class AllowFact:
 
 @dataclass(frozen=True, slots=True)
 class BodiesFact:
-    """What the top-level functions of one file do, by their names; and what the file allows."""
+    """What the top-level functions and the methods (`Class.method`) of one file do, by their names;
+    and what the file allows."""
 
     functions: dict[str, tuple[UseFact, ...]]
     allows: tuple[AllowFact, ...] = ()
