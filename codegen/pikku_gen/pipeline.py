@@ -179,6 +179,9 @@ def _understand(project: Project, reader: Reader) -> tuple[App, tuple[Diagnostic
 
 
 def _conduct(app: App, reader: Reader) -> tuple[BodyModel, ...]:
+    for source, helper in app.helpers:
+        if helper.steps:
+            reader.bodies(source.module)  # a comment there may allow what is said of its steps
     declared = {rpc.function.key for rpc in app.rpcs} | {body.key for body in app.bodies}
     return link_bodies(reader.table, app.bodies, declared, reader.bodies, reader.path_of)
 

@@ -184,6 +184,70 @@ def test_a_function_of_the_project_is_followed_one_call_deep(shop: Shop) -> None
     assert shop.codes() == []
 
 
+HELPERS = """
+import asyncio
+from shop_pikku import Context, WorkflowContext, rpc, pikku_func
+
+@pikku_func
+async def ping(ctx: Context) -> str:
+    return "pong"
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("helper", "found"),
+    [
+        (
+            "async def part(ctx: WorkflowContext) -> None:\n    ctx.workflow.do('A', ping)",
+            "PKG302:10:5",
+        ),
+        ("async def part(c: 'WorkflowContext') -> None:\n    c.workflow.do('A', ping)", "PKG302"),
+        (
+            "async def part(flow: WorkflowSteps) -> None:\n    step = flow.do('A', ping)",
+            "PKG303:10:12",
+        ),
+        ("async def part(n: int, *, ctx) -> None:\n    ctx.workflow.sleep('A', '1s')", "PKG302"),
+        ("async def part(ctx) -> None:\n    await ctx.workflow.do('', ping)", "PKG304"),
+        (
+            "async def part(ctx, names):\n"
+            "    await asyncio.gather(*(ctx.workflow.do('A', ping) for name in names))",
+            "PKG305",
+        ),
+        ("async def part(ctx):\n    await ctx.workflow.do('A', 'pign')", "PKG210"),
+        ("async def part(ctx):\n    await ctx.workflow.do('A', 'ping', 3)", "PKG211"),
+        ("async def part(ctx: WorkflowContext):\n    await ctx.rpc.ping()", "PKG301"),
+        ("async def part(ctx: WorkflowContext):\n    await ping(ctx)", "PKG301"),
+        (
+            "class Part:\n    async def run(self, ctx: WorkflowContext) -> None:\n"
+            "        ctx.workflow.do('A', ping)",
+            "PKG302:11:9",
+        ),
+        ("def part(ctx):\n    return ctx.workflow.do('A', ping)", ""),
+        ("async def part(ctx):\n    return await ctx.workflow.do('A', ping)", ""),
+        ("async def part(ctx):\n    await ctx.rpc.ping()\n    await rpc.ping()", ""),
+        ("async def part(ctx: Context):\n    await ctx.rpc.ping()", ""),
+        ("async def part(ctx):\n    step = ctx.workflow.do('A', ping)\n    return step", ""),
+        ("async def part(c):\n    c.workflow.do('A', ping)", ""),
+        (
+            "async def part(ctx):\n"
+            "    ctx.workflow.do('A', ping)  # pikku: allow[PKG302] never reached",
+            "",
+        ),
+    ],
+)
+def test_the_steps_of_a_function_that_is_handed_the_context_are_judged(
+    shop: Shop, helper: str, found: str
+) -> None:
+    shop.write("shop/parts.py", f"{HELPERS}{helper}\n")
+
+    for _ in ("read", "remembered"):
+        said = [f"{each.code}:{each.place}" for each in shop.run().diagnostics]
+        assert [where.replace(":shop/parts.py:", ":")[: len(found)] for where in said] == (
+            [found] if found else []
+        )
+
+
 CLERKS = """
 import time
 

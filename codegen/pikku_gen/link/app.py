@@ -62,8 +62,9 @@ def link(
     signals, unresolved = _signals(table, scanned)
     problems += unresolved
     rpcs.sort(key=lambda rpc: (rpc.name, rpc.function.place))
-    helpers = {(s.module, h.qualname): h for s, fact in scanned for h in fact.helpers}
-    graphs = Graphs(table, functions, helpers, rpcs, workflows, signals)
+    helpers = [(source, helper) for source, fact in scanned for helper in fact.helpers]
+    named = {(source.module, helper.qualname): helper for source, helper in helpers}
+    graphs = Graphs(table, functions, named, rpcs, workflows, signals)
     workflows = [_versioned(flow, graphs, placed=placed) for flow in workflows]
     services, services_path, wrong = resolve_services(project, table)
     problems += wrong
@@ -101,6 +102,7 @@ def link(
                 if fact.functions or fact.wires or fact.signals
             )
         ),
+        helpers=tuple(helpers),
         mixed=tuple(_mixed(scanned, rpcs, workflows, signals)),
         rpc_strings=_emits(settings.string_names, len(rpcs), RPC_STRINGS),
         child_strings=_emits(settings.string_names, len(rpcs) + len(workflows), STEP_STRINGS),

@@ -73,9 +73,7 @@ class _Bodies:
         call = workflow.source.at(use.span)
         named = through[1] if through else ""
         self.found.append(
-            BodyModel(
-                workflow, source, key[1], inner, call=call, through=named, inline=use.inline
-            )
+            BodyModel(workflow, source, key[1], inner, call=call, through=named, inline=use.inline)
         )
         for other, its in self._helpers(inner):
             if _of_one_class(key, other):

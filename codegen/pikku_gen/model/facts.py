@@ -215,17 +215,6 @@ class GraphNode:
 
 
 @dataclass(frozen=True, slots=True)
-class HelperFact:
-    """A plain function that takes a workflow's context, and the steps it takes with it."""
-
-    qualname: str
-    parameters: tuple[str, ...]
-    contexts: tuple[str, ...]
-    """The parameters that are taken for a context, or for its `workflow`."""
-    graph: tuple[GraphNode, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ConcurrentName:
     """A step name that two branches of one workflow would use at the same time."""
 
@@ -244,6 +233,20 @@ class CallFact:
     text: str
     kind: Literal["rpc", "reference", "start"]
     target: str
+
+
+@dataclass(frozen=True, slots=True)
+class HelperFact:
+    """A plain function or method that takes a workflow's context, and its steps."""
+
+    qualname: str
+    parameters: tuple[str, ...]
+    contexts: tuple[str, ...]
+    """The parameters that are taken for a context, or for its `workflow`."""
+    graph: tuple[GraphNode, ...]
+    steps: tuple[StepFact, ...] = ()
+    calls: tuple[CallFact, ...] = ()
+    concurrent: tuple[ConcurrentName, ...] = ()
 
 
 UseKind = Literal["call", "read", "set", "global", "swallow", "result", "services"]
