@@ -12,7 +12,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -33,35 +33,53 @@ from {root}_pikku import Context
 async def typed(ctx: Context, r0000: Request0000) -> None:
     await ctx.rpc.
 '''
-_LINE: Final = 7
-_TYPED: Final = "    await ctx.rpc."
+_PLAIN: Final = '''"""What is written in the editor."""
+
+from pathlib import Path
+
+
+async def typed(path: Path, name: str) -> None:
+    path.
+'''
 
 Message = dict[str, Any]
 
 
 def type_in_editor(data: Path, *, functions: int) -> list[Metrics]:
-    """The first completion after a file was opened, with the project unread until then; the next
-    ones, each after a change of the file."""
-    synthesize_calls(data / "project", _PROJECT, functions, "attribute")
+    """The first completion after a file was opened, which nothing was read before, and the next
+    ones, each after a change of the file: first of a class of the standard library in a project of
+    that one file, then of all functions in a generated project."""
+    floor = data / "floor"
+    (floor / _PROJECT).mkdir(parents=True)
+    plain = _typed(floor, _PLAIN, names=["joinpath"])
     project = data / "project"
+    synthesize_calls(project, _PROJECT, functions, "attribute")
     pikku_gen(project)
+    offered = [f"handle_{number:04}" for number in range(0, functions, 4)]
+    return [*plain, *_typed(project, _FILE.format(root=_PROJECT), names=offered)]
+
+
+def _typed(project: Path, text: str, *, names: Sequence[str]) -> list[Metrics]:
+    """What completions cost at the end of a text; the first has to offer the names."""
     path = project / _PROJECT / "typed.py"
-    text = _FILE.format(root=_PROJECT)
     path.write_text(text, encoding="utf-8")
-    with language_server(project, data / "server.log") as server:
-        server.open(path, text)
+    lines = text.splitlines()
+    typed = lines[-1]
+    with language_server(project, project.with_suffix(".server")) as server:
         before = server.cpu_s()
-        found = server.complete(path, _LINE, len(_TYPED))
+        server.open(path, text)
+        found = server.complete(path, len(lines) - 1, len(typed))
         first = server.cpu_s() - before
-        if f"handle_{functions - 1:04}" not in found and len(found) < functions:
-            raise AssertionError(f"only {len(found)} names were offered: {found[:5]}")
+        missing = {*names} - {*found}
+        if missing:
+            raise AssertionError(f"{len(missing)} names were not offered: {sorted(missing)[:3]}")
         spent: list[float] = []
         for number in range(_TIMES):
-            typed = f"{_TYPED}handle_0"[: len(_TYPED) + 1 + number % 8]
-            server.change(path, number + 2, text.replace(_TYPED, typed))
+            longer = typed + names[0][: 1 + number % len(names[0])]
+            server.change(path, number + 2, text.replace(typed, longer))
             before = server.cpu_s()
-            if not server.complete(path, _LINE, len(typed)):
-                raise AssertionError(f"nothing was offered after {typed!r}")
+            if names[0] not in server.complete(path, len(lines) - 1, len(longer)):
+                raise AssertionError(f"{names[0]} was not offered after {longer!r}")
             spent.append(server.cpu_s() - before)
     return [
         {"cpu_ms": first * 1e3},
