@@ -187,7 +187,9 @@ class _Reader:
         unless = isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not)
         inner = test.expression if isinstance(test, cst.UnaryOperation) and unless else test
         if isinstance(inner, cst.BooleanOperation) and isinstance(inner.operator, cst.And):
-            inner = cst.Name("") if unless else inner.left
+            if unless:  # `not (guard and more)` is no guard alone
+                return choice
+            inner = inner.left
         if isinstance(inner, cst.NamedExpr):
             inner = inner.value
         patch = ""
