@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pikku_gen.model.facts import Problem
+from pikku_gen.model.facts import TOO_DEEP, Problem
 from pikku_gen.reading import quiet
 from pikku_gen.scan.bodies import read_bodies
 from pikku_gen.scan.declarations import scan_module
@@ -80,6 +80,8 @@ def scan(path: Path) -> Scanned:
     try:
         with quiet():
             end = _end(data)
+    except RecursionError:
+        end = f"{TOO_DEEP.code} (too deep)"
     except Exception as error:
         end, crashed = f"{type(error).__name__}: {error}"[:200], True
     return Scanned(path, len(data), time.process_time() - start, end, crashed)

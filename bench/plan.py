@@ -162,7 +162,8 @@ CELLS = (
     ),
     Cell("pyright-mistakes", "basedpyright, what one mistake prints", "run", _SHORT),
     Cell("editor-floor-first", "editor without pikku: first completion", "completion"),
-    Cell("editor-floor-next", "editor without pikku: the next ones", "completion"),
+    Cell("editor-floor-again", "editor without pikku: the same again", "completion"),
+    Cell("editor-floor-edited", "editor without pikku: after an edit", "completion"),
     Cell(
         "editor-first",
         "editor, 1,000 functions: first completion",
@@ -170,8 +171,14 @@ CELLS = (
         (Goal(at_most=2000),),
     ),
     Cell(
-        "editor-next",
-        "editor, 1,000 functions: the next ones",
+        "editor-again",
+        "editor, 1,000 functions: the same again",
+        "completion",
+        (Goal(at_most=100),),
+    ),
+    Cell(
+        "editor-edited",
+        "editor, 1,000 functions: after an edit",
         "completion",
         (Goal(at_most=100),),
     ),
@@ -219,7 +226,10 @@ def _checker(name: str, *warm: str) -> OwnRun:
 
 _EDITOR = OwnRun(
     "type_in_editor",
-    ("editor-floor-first", "editor-floor-next", "editor-first", "editor-next"),
+    (
+        *(f"editor-floor-{cell}" for cell in ("first", "again", "edited")),
+        *(f"editor-{cell}" for cell in ("first", "again", "edited")),
+    ),
     {"functions": 1000},
     quick={"functions": 100},
     timeout_s=1200,

@@ -169,6 +169,7 @@ def _understand(project: Project, reader: Reader) -> tuple[App, tuple[Diagnostic
         said = [*reader.problems(), *unresolved]
         if not any(found.code in UNREAD for found in said):
             app = replace(app, conduct=_conduct(app, reader))
+            said = [*reader.problems(), *unresolved]
             said += judge(app, shapes, admits_python_3_11=project.settings.admits_python_3_11)
         unmeasured = {
             place.path for found in said for place in _places(found) if not place.span.located

@@ -6,7 +6,7 @@ Facts are plain enough to live in the scan cache as JSON: see `model.frozen`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from pikku_gen.model.places import Span
 
@@ -110,6 +110,11 @@ class Problem:
     span: Span
     subject: str
     hint: str = ""
+
+
+TOO_DEEP: Final = Problem(
+    "PKG103", Span(1, 1), "", "it is nested too deeply: cut its longest expression into parts"
+)
 
 
 @dataclass(frozen=True, slots=True)
