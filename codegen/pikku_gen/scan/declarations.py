@@ -13,6 +13,7 @@ from pikku_gen.diagnostics import nearest
 from pikku_gen.model.facts import (
     AnnotationFact,
     FunctionFact,
+    GraphNode,
     HelperFact,
     NameUse,
     Option,
@@ -37,7 +38,7 @@ from pikku_gen.scan.helpers import read_helper, workflow_contexts
 from pikku_gen.scan.module import Locate, measure, parse_module, unmeasured
 from pikku_gen.scan.names import Names
 from pikku_gen.scan.values import read_value
-from pikku_gen.scan.workflows import read_body
+from pikku_gen.scan.workflows import BodyFacts, read_body
 
 Kind = Literal["function", "workflow"]
 DECORATORS: Final[dict[str, Kind]] = {
@@ -202,7 +203,8 @@ class _Scan:
             self._problem("PKG209", node.name, node.name.value)
         has_input, taken = self._input(node)
         returned = self._output(node)
-        steps, graph = None, ()
+        steps: BodyFacts | None = None
+        graph: tuple[GraphNode, ...] = ()
         if kind == "workflow":
             meaning, contexts = self.names.meaning, workflow_contexts(node)
             steps = read_body(node, contexts, meaning, self.locate)
