@@ -265,6 +265,9 @@ class Clerk(Desk):
     def stamped(self) -> float:
         return time.monotonic()
 
+    def late(self) -> bool:
+        return self.opened() > 9
+
     @staticmethod
     def now(clerk: object = None) -> float:
         return time.perf_counter()
@@ -296,6 +299,10 @@ def clerk() -> Clerk:
         ),
         ("clerk: Clerk = made()\nprint(clerk.stamped())", ["`Clerk.stamped` is called by"]),
         ("print(Clerk().opened())", ["`Desk.opened` is called by the workflow `flow`"]),
+        (
+            "print(Clerk().late())",
+            ["`Desk.opened` is called by the workflow `flow` through `Clerk.late`"],
+        ),
         ("print(Clerk.now())", ["`Clerk.now` is called by the workflow `flow`"]),
         ("print(Clerk.first())", ["`Clerk.now` is called by the workflow `flow` through"]),
         ("print(desk.opened())", ["`Desk.opened` is called by the workflow `flow`"]),

@@ -76,7 +76,7 @@ class _Bodies:
             BodyModel(workflow, source, key[1], inner, call=call, through=named, inline=use.inline)
         )
         for other, its in self._helpers(inner):
-            if _of_one_class(key, other):
+            if _is_of_its_class(key, its):
                 self._follow(workflow, other, replace(use, inline=use.inline or its.inline), key)
 
     def _helpers(self, uses: Sequence[UseFact]) -> Iterator[tuple[Key, UseFact]]:
@@ -128,7 +128,7 @@ class _Bodies:
         return replace(use, name=self.names[name]) if self.names[name] != name else use
 
 
-def _of_one_class(one: Key, other: Key) -> bool:
-    """True for two methods that an object has from one class."""
-    owner, dot, _ = one[1].rpartition(".")
-    return bool(dot) and one[0] == other[0] and owner == other[1].rpartition(".")[0]
+def _is_of_its_class(method: Key, call: UseFact) -> bool:
+    """True where a method calls another one of its class, its own or inherited."""
+    owner, dot, _ = method[1].rpartition(".")
+    return bool(dot) and call.name.rpartition(".")[0] == f"{method[0]}.{owner}"
