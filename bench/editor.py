@@ -15,7 +15,7 @@ import sys
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 from .calls import synthesize_calls
 from .checkers import ROOT
@@ -135,7 +135,7 @@ class LanguageServer:
         place = {"line": line, "character": column}
         given = {"textDocument": {"uri": path.as_uri()}, "position": place}
         found = self.request("textDocument/completion", given)
-        items = found["items"] if isinstance(found, dict) else found or []
+        items = cast("list[Message]", found["items"] if isinstance(found, dict) else found or [])
         return [str(item["label"]) for item in items]
 
     def request(self, method: str, given: Mapping[str, object]) -> Any:

@@ -49,7 +49,7 @@ def grouped(
     for name, overloads in found.items():
         if name != "__init__" or prefix.removesuffix(".") not in MADE_BY_THE_PACKAGE:
             full = f"{prefix}{name}"
-            yield full, FORWARDED.get(full, getattr(owner, name)), overloads
+            yield full, FORWARDED.get(full) or getattr(owner, name), overloads
 
 
 def named(function: Function) -> dict[str, ast.expr | None]:
