@@ -12,11 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .generation import generate
 from .imports import probe
 
 ENGINE = {"steps": "steps", "long": "long_runs", "pile": "pile", "record": "record"}
 ENGINE["replay"] = "replay"
+PROJECTS = {
+    "generate": "bench.generation",
+    "lint_and_graph": "bench.lint",
+    "check_types": "bench.checkers",
+    "type_in_editor": "bench.editor",
+}
 HOMES = {
     "redis": "bench.workloads_redis",
     "remote": "bench.workloads_redis",
@@ -30,8 +35,10 @@ def perform(workload: str, options: dict[str, Any]) -> list[dict[str, float]]:
     data = Path(options.pop("data"))
     if workload == "import":
         return [probe(**options)]
-    if workload == "generate":
-        return generate(data, **options)
+    if workload in PROJECTS:
+        measured = getattr(importlib.import_module(PROJECTS[workload]), workload)
+        metrics: list[dict[str, float]] = measured(data, **options)
+        return metrics
     home = HOMES.get(workload.partition("_")[0])
     if home is not None:
         function = getattr(importlib.import_module(home), workload)

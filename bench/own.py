@@ -13,7 +13,6 @@ from .plan import OURS, OwnRun
 from .samples import Gap, Record, Sample, last_words
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMEOUT_S = 300
 
 
 def run_own(run: OwnRun, data: Path, *, quick: bool) -> Iterator[Record]:
@@ -28,10 +27,10 @@ def run_own(run: OwnRun, data: Path, *, quick: bool) -> Iterator[Record]:
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=TIMEOUT_S,
+                timeout=run.timeout_s,
             )
         except subprocess.TimeoutExpired:
-            yield from (Gap(cell, OURS, f"stopped after {TIMEOUT_S} s") for cell in run.cells)
+            yield from (Gap(cell, OURS, f"stopped after {run.timeout_s} s") for cell in run.cells)
             return
     if done.returncode:
         yield from (Gap(cell, OURS, last_words(done.stderr)) for cell in run.cells)

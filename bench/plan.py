@@ -39,6 +39,7 @@ class OwnRun:
     cells: tuple[str, ...]
     options: Mapping[str, object] = field(default_factory=dict[str, object])
     quick: Mapping[str, object] = field(default_factory=dict[str, object])
+    timeout_s: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,8 @@ class Family:
 def _cheaper(peer: str, times: float) -> Goal:
     return Goal(peer=peer, times=times)
 
+
+_SHORT = (Goal("characters", at_most=500), Goal("lines", at_most=4))
 
 CELLS = (
     Cell(
@@ -127,6 +130,58 @@ CELLS = (
         "run",
         (Goal(at_most=1000),),
     ),
+    Cell(
+        "lint-1000",
+        "lint and step graphs in a cold run, 1,000 functions",
+        "run",
+        (Goal("share_of_scan", at_most=0.3),),
+    ),
+    Cell("mypy-floor", "mypy, 10,000 calls of 1,000 functions, untyped", "run"),
+    Cell(
+        "mypy-attribute",
+        "mypy, the calls as attributes",
+        "run",
+        (Goal("times_floor", at_most=1.5), Goal("times_half", at_most=2.2)),
+    ),
+    Cell("mypy-unchanged", "mypy again, unchanged", "run", (Goal(at_most=500),)),
+    Cell("mypy-one-body", "mypy again, one body changed", "run", (Goal(at_most=1000),)),
+    Cell("mypy-reference", "mypy, do by reference", "run", (Goal("times_floor", at_most=2.0),)),
+    Cell("mypy-mistakes", "mypy, what one mistake prints", "run", _SHORT),
+    Cell("pyright-floor", "basedpyright, the same calls untyped", "run"),
+    Cell(
+        "pyright-attribute",
+        "basedpyright, the calls as attributes",
+        "run",
+        (Goal("times_floor", at_most=1.3), Goal("times_half", at_most=2.2)),
+    ),
+    Cell(
+        "pyright-reference",
+        "basedpyright, do by reference",
+        "run",
+        (Goal("times_floor", at_most=1.7),),
+    ),
+    Cell("pyright-mistakes", "basedpyright, what one mistake prints", "run", _SHORT),
+    Cell("editor-floor-first", "editor without pikku: first completion", "completion"),
+    Cell("editor-floor-again", "editor without pikku: the same again", "completion"),
+    Cell("editor-floor-edited", "editor without pikku: after an edit", "completion"),
+    Cell(
+        "editor-first",
+        "editor, 1,000 functions: first completion",
+        "completion",
+        (Goal(at_most=2000),),
+    ),
+    Cell(
+        "editor-again",
+        "editor, 1,000 functions: the same again",
+        "completion",
+        (Goal(at_most=100),),
+    ),
+    Cell(
+        "editor-edited",
+        "editor, 1,000 functions: after an edit",
+        "completion",
+        (Goal(at_most=100),),
+    ),
 )
 
 
@@ -157,6 +212,28 @@ def _generate(functions: int, *cells: str) -> OwnRun:
     options = {"functions": functions, "with_import": bool(cells)}
     return OwnRun("generate", (*names, *cells), options)
 
+
+def _checker(name: str, *warm: str) -> OwnRun:
+    cells = ("floor", "attribute", *warm, "reference", "mistakes")
+    return OwnRun(
+        "check_types",
+        tuple(f"{name}-{cell}" for cell in cells),
+        {"checker": name, "functions": 1000},
+        quick={"functions": 100},
+        timeout_s=3600,
+    )
+
+
+_EDITOR = OwnRun(
+    "type_in_editor",
+    (
+        *(f"editor-floor-{cell}" for cell in ("first", "again", "edited")),
+        *(f"editor-{cell}" for cell in ("first", "again", "edited")),
+    ),
+    {"functions": 1000},
+    quick={"functions": 100},
+    timeout_s=1200,
+)
 
 FAMILIES = (
     Family(
@@ -205,4 +282,7 @@ FAMILIES = (
         (PeerImport(DBOS, "dbos", "dbos", ("import-pikku",)),),
     ),
     Family((_generate(100), _generate(1000, "import-generated"))),
+    Family((OwnRun("lint_and_graph", ("lint-1000",), {"functions": 1000}),)),
+    Family((_checker("mypy", "unchanged", "one-body"), _checker("pyright"))),
+    Family((_EDITOR,)),
 )

@@ -37,6 +37,12 @@ _ALSO = {
     "times_wall": "wall x{:.2f}",
     "times_one": "x{:.2f} of one worker",
     "share": "{:.0%} of everysec's speed",
+    "share_of_scan": "{:.0%} of the rest of the run",
+    "times_floor": "x{:.2f} of untyped",
+    "times_half": "x{:.2f} of 500 functions",
+    "characters": "{:.0f} characters",
+    "lines": "{:.0f} lines",
+    "max_ms": "at most {:.0f} ms",
     "p50_ms": "p50 {:.2f} ms",
     "p99_ms": "p99 {:.2f} ms",
     "fired_p99_ms": "timers fired p99 {:.0f} ms",
@@ -61,6 +67,11 @@ _BOUND = {
     "times_cpu": "CPU <= {:g}x",
     "times_one": "<= {:g}x one worker's",
     "share": ">= {:.0%}",
+    "share_of_scan": "<= {:.0%}",
+    "times_floor": "<= {:g}x untyped",
+    "times_half": "<= {:g}x of 500",
+    "characters": "<= {:g} characters",
+    "lines": "<= {:g} lines",
 }
 _ASKED = ("p50_ms", "p99_ms")  # peers tell them of every cell
 _OF_PEER = {"cpu_ms": ">= {:g}x CPU", "p50_ms": ">= {:g}x p50"}

@@ -59,13 +59,13 @@ def run(folder: Path, *, check: bool = False) -> Outcome:
     project, missing = (None, problems) if problems else locate(settings)
     if project is None:
         return Outcome(folder, ordered([*problems, *missing]), misconfigured=True)
-    cache = open_cache(folder, _cache_key(folder))
-    reader = Reader(project, cache)
-    settled = _settled(project, cache, reader)
-    if settled is not None:
-        cache.save()
-        return replace(settled, outside=_outside(cache, reader))
     with quiet():
+        cache = open_cache(folder, _cache_key(folder))
+        reader = Reader(project, cache)
+        settled = _settled(project, cache, reader)
+        if settled is not None:
+            cache.save()
+            return replace(settled, outside=_outside(cache, reader))
         app, diagnostics = _understand(project, reader)
         outcome = Outcome(folder, diagnostics, package=project.shown(project.package_folder))
         if not outcome.failed:
@@ -125,7 +125,8 @@ class Understanding:
         """The model with the positions in these files measured; None where they were already."""
         if not self.reader.locate(set(paths)):
             return None
-        return link(self.project, self.reader.table, self.reader.scanned())[0]
+        shapes = Shapes(self.reader.table, self.reader.path_of)
+        return link(self.project, shapes, self.reader.scanned())[0]
 
 
 def understand(folder: Path) -> Understanding | tuple[Diagnostic, ...]:
@@ -151,7 +152,7 @@ def read(folder: Path) -> Reading:
     with quiet():
         reader.locate({source.path for source, fact in reader.scanned() if _has_steps(fact)})
         scanned = reader.scanned()
-        app, _ = link(found.project, reader.table, scanned, placed=True)
+        app, _ = link(found.project, Shapes(reader.table, reader.path_of), scanned, placed=True)
     paths = {source.module: source.path for source, _ in scanned}
     return Reading(diagnostics, manifest_of(app, ()), paths)
 
@@ -202,10 +203,11 @@ def _understand(project: Project, reader: Reader) -> tuple[App, tuple[Diagnostic
     scanned = reader.scan()
     while True:
         shapes = Shapes(reader.table, reader.path_of)
-        app, unresolved = link(project, reader.table, scanned)
+        app, unresolved = link(project, shapes, scanned)
         said = [*reader.problems(), *unresolved]
         if not any(found.code in UNREAD for found in said):
             app = replace(app, conduct=_conduct(app, reader))
+            said = [*reader.problems(), *unresolved]
             said += judge(app, shapes, admits_python_3_11=project.settings.admits_python_3_11)
         unmeasured = {
             place.path for found in said for place in _places(found) if not place.span.located
@@ -216,6 +218,9 @@ def _understand(project: Project, reader: Reader) -> tuple[App, tuple[Diagnostic
 
 
 def _conduct(app: App, reader: Reader) -> tuple[BodyModel, ...]:
+    for source, helper in app.helpers:
+        if helper.steps:
+            reader.bodies(source.module)  # a comment there may allow what is said of its steps
     declared = {rpc.function.key for rpc in app.rpcs} | {body.key for body in app.bodies}
     return link_bodies(reader.table, app.bodies, declared, reader.bodies, reader.path_of)
 

@@ -12,7 +12,14 @@ from pikku_gen.cache import Cache, Entry, bodies_of, frozen, scan_of, symbols_of
 from pikku_gen.diagnostics import Diagnostic, diagnostic
 from pikku_gen.link.symbols import SymbolTable
 from pikku_gen.model.app import Source
-from pikku_gen.model.facts import AllowFact, BodiesFact, Problem, ScanFact, SymbolsFact
+from pikku_gen.model.facts import (
+    TOO_DEEP,
+    AllowFact,
+    BodiesFact,
+    Problem,
+    ScanFact,
+    SymbolsFact,
+)
 from pikku_gen.model.places import Place
 from pikku_gen.project import Project, SourceFile
 from pikku_gen.scan.names import NEEDLES, Names
@@ -176,7 +183,10 @@ class Reader:
         tree = self._tree[1] if self._tree is not None and self._tree[0] == file.path else None
         project = self._project
         names = Names(file.module, symbols, project.package, project.root, self.table.follow)
-        fact = scan_module(text, symbols, names, located=located)
+        try:
+            fact = scan_module(text, symbols, names, located=located)
+        except RecursionError:
+            fact = ScanFact(problems=(TOO_DEEP,), located=True)
         self._add(file, fact)
         entry.scan = frozen(fact)
         self._cache.dirty = True
@@ -198,7 +208,11 @@ class Reader:
             found = tree or parse(text)
             if isinstance(found, Problem):
                 return
-            known = read_bodies(found, text, file.module, is_package=file.is_package)
+            try:
+                known = read_bodies(found, text, file.module, is_package=file.is_package)
+            except RecursionError:
+                self._note(file, TOO_DEEP)
+                return
             entry.bodies = frozen(known)
             self._cache.dirty = True
         self._bodies[file.path] = known
@@ -233,7 +247,11 @@ class Reader:
             self._note(file, tree)
             return None
         self._tree = (file.path, tree)
-        found = symbols_of_tree(tree, file.module, is_package=file.is_package)
+        try:
+            found = symbols_of_tree(tree, file.module, is_package=file.is_package)
+        except RecursionError:
+            self._note(file, TOO_DEEP)
+            return None
         entry.symbols = frozen(found)
         self._cache.dirty = True
         return found

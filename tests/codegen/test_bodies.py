@@ -8,6 +8,7 @@ import libcst as cst
 import pytest
 
 from pikku_gen.model.facts import StepFact
+from pikku_gen.scan.helpers import workflow_contexts
 from pikku_gen.scan.module import unmeasured
 from pikku_gen.scan.workflows import BodyFacts, read_body
 
@@ -18,7 +19,7 @@ def body(text: str) -> BodyFacts:
     module = cst.parse_module(HEAD + indent(dedent(text).strip(), "    ") + "\n")
     function = module.body[0]
     assert isinstance(function, cst.FunctionDef)
-    return read_body(function, meaning, unmeasured)
+    return read_body(function, workflow_contexts(function), meaning, unmeasured)
 
 
 def meaning(name: str) -> str:
@@ -159,4 +160,6 @@ def test_the_context_may_have_any_name() -> None:
     function = module.body[0]
     assert isinstance(function, cst.FunctionDef)
 
-    assert [step.name for step in read_body(function, lambda _: "", unmeasured).steps] == ["A"]
+    found = read_body(function, workflow_contexts(function), lambda _: "", unmeasured)
+
+    assert [step.name for step in found.steps] == ["A"]

@@ -184,6 +184,170 @@ def test_a_function_of_the_project_is_followed_one_call_deep(shop: Shop) -> None
     assert shop.codes() == []
 
 
+HELPERS = """
+import asyncio
+from shop_pikku import Context, WorkflowContext, rpc, pikku_func
+
+@pikku_func
+async def ping(ctx: Context) -> str:
+    return "pong"
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("helper", "found"),
+    [
+        (
+            "async def part(ctx: WorkflowContext) -> None:\n    ctx.workflow.do('A', ping)",
+            "PKG302:10:5",
+        ),
+        ("async def part(c: 'WorkflowContext') -> None:\n    c.workflow.do('A', ping)", "PKG302"),
+        (
+            "async def part(flow: WorkflowSteps) -> None:\n    step = flow.do('A', ping)",
+            "PKG303:10:12",
+        ),
+        ("async def part(n: int, *, ctx) -> None:\n    ctx.workflow.sleep('A', '1s')", "PKG302"),
+        ("async def part(ctx) -> None:\n    await ctx.workflow.do('', ping)", "PKG304"),
+        (
+            "async def part(ctx, names):\n"
+            "    await asyncio.gather(*(ctx.workflow.do('A', ping) for name in names))",
+            "PKG305",
+        ),
+        ("async def part(ctx):\n    await ctx.workflow.do('A', 'pign')", "PKG210"),
+        ("async def part(ctx):\n    await ctx.workflow.do('A', 'ping', 3)", "PKG211"),
+        ("async def part(ctx: WorkflowContext):\n    await ctx.rpc.ping()", "PKG301"),
+        ("async def part(ctx: WorkflowContext):\n    await ping(ctx)", "PKG301"),
+        (
+            "class Part:\n    async def run(self, ctx: WorkflowContext) -> None:\n"
+            "        ctx.workflow.do('A', ping)",
+            "PKG302:11:9",
+        ),
+        ("def part(ctx):\n    return ctx.workflow.do('A', ping)", ""),
+        ("async def part(ctx):\n    return await ctx.workflow.do('A', ping)", ""),
+        ("async def part(ctx):\n    await ctx.rpc.ping()\n    await rpc.ping()", ""),
+        ("async def part(ctx: Context):\n    await ctx.rpc.ping()", ""),
+        ("async def part(ctx):\n    step = ctx.workflow.do('A', ping)\n    return step", ""),
+        ("async def part(c):\n    c.workflow.do('A', ping)", ""),
+        (
+            "async def part(ctx):\n"
+            "    ctx.workflow.do('A', ping)  # pikku: allow[PKG302] never reached",
+            "",
+        ),
+    ],
+)
+def test_the_steps_of_a_function_that_is_handed_the_context_are_judged(
+    shop: Shop, helper: str, found: str
+) -> None:
+    shop.write("shop/parts.py", f"{HELPERS}{helper}\n")
+
+    for _ in ("read", "remembered"):
+        said = [f"{each.code}:{each.place}" for each in shop.run().diagnostics]
+        assert [where.replace(":shop/parts.py:", ":")[: len(found)] for where in said] == (
+            [found] if found else []
+        )
+
+
+CLERKS = """
+import time
+
+class Desk:
+    def opened(self) -> float:
+        return time.time()
+
+class Clerk(Desk):
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+
+    def stamp(self) -> float:
+        return self.stamped()
+
+    def stamped(self) -> float:
+        return time.monotonic()
+
+    def late(self) -> bool:
+        return self.opened() > 9
+
+    @staticmethod
+    def now(clerk: object = None) -> float:
+        return time.perf_counter()
+
+    @classmethod
+    def first(cls) -> float:
+        return cls.now()
+
+    @property
+    def since(self) -> float:
+        return time.time()
+
+class Timed:
+    def __init__(self) -> None:
+        self.at = time.time()
+
+def clerk() -> Clerk:
+    return Clerk()
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ("print(Clerk().stamped())", ["`Clerk.stamped` is called by the workflow `flow`"]),
+        (
+            "clerk = Clerk('a')\nprint(clerk.stamp())",
+            ["`Clerk.stamped` is called by the workflow `flow` through `Clerk.stamp`"],
+        ),
+        ("clerk: Clerk = made()\nprint(clerk.stamped())", ["`Clerk.stamped` is called by"]),
+        ("print(Clerk().opened())", ["`Desk.opened` is called by the workflow `flow`"]),
+        (
+            "print(Clerk().late())",
+            ["`Desk.opened` is called by the workflow `flow` through `Clerk.late`"],
+        ),
+        ("print(Clerk.now())", ["`Clerk.now` is called by the workflow `flow`"]),
+        ("print(Clerk.first())", ["`Clerk.now` is called by the workflow `flow` through"]),
+        ("print(desk.opened())", ["`Desk.opened` is called by the workflow `flow`"]),
+        ("print(shifts.Clerk().stamped())", ["`Clerk.stamped` is called by"]),
+        ("print(Timed())", ["`Timed.__init__` is called by the workflow `flow`"]),
+        ("await ctx.workflow.do('A', lambda: Clerk().stamp())", []),
+        ("print(Clerk())", []),
+        ("print(Clerk().since)", []),
+        ("print(clerk().stamped())", []),
+        ("def Clerk() -> None: ...\nprint(Clerk().stamped())", []),
+        ("clerk = Clerk()\nclerk = made()\nprint(clerk.stamped())", []),
+    ],
+)
+def test_a_method_is_followed_where_the_class_is_plain_to_see(
+    shop: Shop, body: str, found: list[str]
+) -> None:
+    shop.write("shop/clerks.py", CLERKS)
+    shop.write("shop/shifts.py", "from shop.clerks import Clerk\n")
+    imports = """
+        from shop import shifts
+        from shop.clerks import Clerk, Desk, Timed, clerk
+        from shop.makers import made
+        desk = Desk()
+    """
+    shop.write("shop/makers.py", "def made() -> object: ...\n")
+    shop.flow(body, imports)
+
+    said = shop.lint()
+
+    assert [each.code for each in said] == ["PKG306"] * len(found)
+    assert all(words in each.message for words, each in zip(found, said, strict=True))
+
+
+def test_a_parameter_of_a_class_of_the_project_is_followed(shop: Shop) -> None:
+    shop.write("shop/clerks.py", CLERKS)
+    flow = FLOW.replace("list[str]", "Clerk").replace("names", "clerk")
+    text = f"from shop.clerks import Clerk\n{HEAD}{flow}    print(clerk.stamped())\n"
+    shop.write("shop/flows.py", text)
+
+    (found,) = [each for each in shop.run().diagnostics if each.code.startswith("PKG3")]
+
+    assert str(found.place) == "shop/clerks.py:16:16"
+    assert [place.path for place in found.related] == ["shop/flows.py"]
+
+
 def test_the_standard_library_is_found_behind_names_of_the_project(shop: Shop) -> None:
     shop.write("shop/times.py", "from datetime import datetime\nnow = datetime.now\n")
     shop.flow("print(now())", "from shop.times import now")

@@ -499,6 +499,14 @@ def step(name: str, rpc: str = "charge", kind: str = "do") -> dict[str, Any]:
             ],
         ),
         (
+            "if not (data and ctx.workflow.patched('p')):\n"
+            "    await ctx.workflow.do('A', charge, 1)",
+            [
+                {"choice": [[{"step": "patched", "name": "p"}]], "otherwise": True},
+                {"choice": [[step("A")]], "otherwise": True},
+            ],
+        ),
+        (
             "if ctx.workflow.patched('p'):\n    pass\n"
             "else:\n    await ctx.workflow.do('A', charge, 1)",
             [

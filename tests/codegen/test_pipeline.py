@@ -409,3 +409,46 @@ def test_a_module_with_nothing_but_a_signal_is_registered(shop: Shop) -> None:
 
     bootstrap = (shop.package / "_bootstrap.py").read_text(encoding="utf-8")
     assert "import shop.signals" in bootstrap
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [" + ".join(["1"] * 1200), " ".join(["'a'"] * 1200), "-" * 300 + "1"],
+    ids=["sum", "strings", "signs"],
+)
+def test_what_is_nested_too_deeply_ends_in_words_every_time(shop: Shop, expression: str) -> None:
+    text = f"""
+        from shop_pikku import WorkflowContext, pikku_workflow_func
+
+
+        @pikku_workflow_func
+        async def deep(ctx: WorkflowContext) -> None:
+            print({expression})
+    """
+    shop.write("shop/deep.py", text)
+
+    for _ in range(2):
+        outcome = shop.run()
+
+        assert {found.code for found in outcome.diagnostics} <= {"PKG103"}
+        assert all("too deeply" in found.hint for found in outcome.diagnostics)
+        assert outcome.failed == bool(outcome.diagnostics)
+
+
+def test_bodies_that_are_nested_too_deeply_are_told_of(shop: Shop) -> None:
+    shop.write("shop/sums.py", "def total() -> int:\n    return " + " + ".join(["1"] * 1200))
+    text = """
+        from shop.sums import total
+        from shop_pikku import WorkflowContext, pikku_workflow_func
+
+
+        @pikku_workflow_func
+        async def flow(ctx: WorkflowContext) -> None:
+            print(total())
+    """
+    shop.write("shop/flows.py", text)
+
+    (found,) = shop.run().diagnostics
+
+    assert str(found.place) == "shop/sums.py:1:1"
+    assert found.code == "PKG103"

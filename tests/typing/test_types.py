@@ -92,6 +92,12 @@ def pyright(folder: Path, sources: list[Path]) -> tuple[Lines, Lines]:
     return errors, revealed
 
 
+def test_the_cases_are_as_many_as_the_forms_ask_for() -> None:
+    """Names, inputs, results and options of each form, forgotten awaits, wiring, fakes."""
+    assert len(marked("E")) >= 150
+    assert len(marked("R")) >= 50
+
+
 def test_mypy_reports_every_misuse_at_its_line_and_knows_every_type() -> None:
     errors, revealed = mypy(CASES, OURS, ".mypy_cache/cases")
 

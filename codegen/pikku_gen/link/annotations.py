@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
@@ -60,6 +60,15 @@ def one_line(text: str) -> str:
     return ast.unparse(ast.parse(f"({text}\n)", mode="eval").body)
 
 
+@cache
+def expression(text: str) -> ast.expr | None:
+    """The tree of an annotation, which nobody changes; None where the text is no expression."""
+    try:
+        return ast.parse(text.strip(), mode="eval").body
+    except SyntaxError:
+        return None
+
+
 def _append(parts: list[str | Symbol], text: str) -> None:
     if text:
         parts.append(text)
@@ -114,11 +123,23 @@ def _import_of(table: SymbolTable, module: str, name: str) -> tuple[str, str] | 
     return binding.module, binding.attribute
 
 
-def _pieces(text: str, special: Special) -> list[_Piece]:
+def _pieces(text: str, special: Special) -> Sequence[_Piece]:
+    return _read(text, special) if '"' in text or "'" in text else _unquoted_pieces(text)
+
+
+@cache
+def _unquoted_pieces(text: str) -> Sequence[_Piece]:
+    """The pieces of a text without quotes, which are the same whatever its names mean."""
     if text.isidentifier():
         return [] if text == "None" else [_Piece(0, len(text), text)]
+    return _read(text, lambda _: "")
+
+
+def _read(text: str, special: Special) -> Sequence[_Piece]:
     reader = _Reader(text, special)
-    reader.read(_expression(text), text.encode(), 0, quoted=True)
+    tree = expression(text)
+    if tree is not None:
+        reader.read(tree, text.encode(), 0, quoted=True)
     return sorted(reader.found, key=lambda piece: piece.start)
 
 
@@ -141,7 +162,9 @@ class _Reader:
                 quoted and self.text[start + 1 : end - 1] == inner
             ):
                 self.found.append(_Piece(start, start + 1, ""))
-                self.read(_expression(inner), inner.encode(), start + 1, quoted=True)
+                tree = expression(inner)
+                if tree is not None:
+                    self.read(tree, inner.encode(), start + 1, quoted=True)
                 self.found.append(_Piece(end - 1, end, ""))
             case ast.Subscript(value=value, slice=arguments):
                 self.read(value, data, base, quoted=quoted)
@@ -162,13 +185,6 @@ class _Reader:
 
 def _column(data: bytes, offset: int) -> int:
     return len(data[:offset].decode())
-
-
-def _expression(text: str) -> ast.expr:
-    try:
-        return ast.parse(text.strip(), mode="eval").body
-    except SyntaxError:
-        return ast.Constant(value=None)
 
 
 def _children(node: ast.AST) -> Iterator[ast.expr]:

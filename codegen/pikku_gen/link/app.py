@@ -13,6 +13,7 @@ from pikku_gen.link.functions import function_named
 from pikku_gen.link.graph import Graphs, version_of
 from pikku_gen.link.schemas import describe
 from pikku_gen.link.services import resolve_services
+from pikku_gen.link.shapes import Shapes
 from pikku_gen.link.symbols import SymbolTable
 from pikku_gen.model.app import (
     App,
@@ -37,10 +38,11 @@ Scanned = Sequence[tuple[Source, ScanFact]]
 
 
 def link(
-    project: Project, table: SymbolTable, scanned: Scanned, *, placed: bool = False
+    project: Project, shapes: Shapes, scanned: Scanned, *, placed: bool = False
 ) -> tuple[App, tuple[Diagnostic, ...]]:
     """The model, and every name on the way that leads nowhere; `placed` adds to step graphs where
     their nodes stand."""
+    table = shapes.table
     problems = [
         diagnostic(found.code, source.at(found.span), found.subject, hint=found.hint)
         for source, fact in scanned
@@ -60,8 +62,9 @@ def link(
     signals, unresolved = _signals(table, scanned)
     problems += unresolved
     rpcs.sort(key=lambda rpc: (rpc.name, rpc.function.place))
-    helpers = {(s.module, h.qualname): h for s, fact in scanned for h in fact.helpers}
-    graphs = Graphs(table, functions, helpers, rpcs, workflows, signals)
+    helpers = [(source, helper) for source, fact in scanned for helper in fact.helpers]
+    named = {(source.module, helper.qualname): helper for source, helper in helpers}
+    graphs = Graphs(table, functions, named, rpcs, workflows, signals)
     workflows = [_versioned(flow, graphs, placed=placed) for flow in workflows]
     services, services_path, wrong = resolve_services(project, table)
     problems += wrong
@@ -99,12 +102,13 @@ def link(
                 if fact.functions or fact.wires or fact.signals
             )
         ),
+        helpers=tuple(helpers),
         mixed=tuple(_mixed(scanned, rpcs, workflows, signals)),
         rpc_strings=emits(settings.string_names, len(rpcs), RPC_STRINGS),
         child_strings=emits(settings.string_names, len(rpcs) + len(workflows), STEP_STRINGS),
         signal_strings=emits(settings.string_names, len(signals), SIGNAL_STRINGS),
         workflow_strings=emits(settings.string_names, len(workflows), WORKFLOW_STRINGS),
-        types=describe(table, _named(rpcs, workflows, signals)),
+        types=describe(shapes, _named(rpcs, workflows, signals)),
     ), tuple(problems)
 
 

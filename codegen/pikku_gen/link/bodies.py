@@ -1,21 +1,24 @@
 """The bodies of workflows and of the project's functions that they call, names followed.
 
-Functions are followed one call deep: what those call in turn is not.
+Functions are followed one call deep: what those call in turn is not. A method is followed together
+with the methods of its own object that it calls.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
+from typing import Final
 
 from pikku_gen.link.symbols import SymbolTable
-from pikku_gen.model.app import BodyModel, FunctionModel, Source
+from pikku_gen.model.app import BodyModel, FunctionModel, Source, Symbol
 from pikku_gen.model.facts import BodiesFact, UseFact
 
 Key = tuple[str, str]
 """Module and qualified name."""
 Read = Callable[[str], BodiesFact | None]
 """What the functions of a module of the project do."""
+_DEPTH: Final = 12
 
 
 def link_bodies(
@@ -56,23 +59,58 @@ class _Bodies:
         name = workflow.fact.qualname
         self.found.append(BodyModel(workflow, workflow.source, name, uses))
         for key, use in self._helpers(uses):
-            if (key, use.inline) in self.seen:
-                continue
-            self.seen.add((key, use.inline))
-            module, helper = key
-            inner = self._uses(key)
-            if inner is not None:
-                source = Source(module, self.path_of(module))
-                call = workflow.source.at(use.span)
-                self.found.append(BodyModel(workflow, source, helper, inner, call, use.inline))
+            self._follow(workflow, key, use)
+
+    def _follow(
+        self, workflow: FunctionModel, key: Key, use: UseFact, through: Key | None = None
+    ) -> None:
+        """A function that a workflow calls, or a method of the object that it calls."""
+        inner = self._uses(key)
+        if inner is None or (key, use.inline) in self.seen:
+            return
+        self.seen.add((key, use.inline))
+        source = Source(key[0], self.path_of(key[0]))
+        call = workflow.source.at(use.span)
+        named = through[1] if through else ""
+        self.found.append(
+            BodyModel(workflow, source, key[1], inner, call=call, through=named, inline=use.inline)
+        )
+        for other, its in self._helpers(inner):
+            if _is_of_its_class(key, its):
+                self._follow(workflow, other, replace(use, inline=use.inline or its.inline), key)
 
     def _helpers(self, uses: Sequence[UseFact]) -> Iterator[tuple[Key, UseFact]]:
         for use in uses:
-            module, _, name = use.name.rpartition(".")
-            if use.kind != "call" or (module, name) in self.declared or not module:
-                continue
-            if self.table.symbols(module) is not None:
-                yield (module, name), use
+            key = self._key(use.name) if use.kind == "call" else None
+            if key is not None and key not in self.declared:
+                yield key, use
+
+    def _key(self, name: str) -> Key | None:
+        """The function or method of the project that is called by a name."""
+        module, _, last = name.rpartition(".")
+        if not module:
+            return None
+        if self.table.symbols(module) is not None:
+            return self._method(Symbol(module, last), "__init__") or (module, last)
+        home, _, owner = module.rpartition(".")
+        return self._method(Symbol(home, owner), last) if home else None
+
+    def _method(self, symbol: Symbol, method: str, depth: int = 0) -> Key | None:
+        """The method of a class of the project, or of the nearest base that has it."""
+        fact = self.table.class_of(symbol)
+        if fact is None or depth > _DEPTH:
+            return None
+        key = (symbol.module, f"{symbol.name}.{method}")
+        facts = self.read(symbol.module)
+        if facts is not None and key[1] in facts.functions:
+            return key
+        for base in fact.bases:
+            found = self.table.resolve(symbol.module, base.partition("[")[0])
+            if found is not None and found.known and not found.rest:
+                inherited = self._method(found.symbol, method, depth + 1)
+                if inherited is not None:
+                    return inherited
+        return None
 
     def _uses(self, key: Key) -> tuple[UseFact, ...] | None:
         module, name = key
@@ -88,3 +126,9 @@ class _Bodies:
             inside = self.table.is_module(name.partition(".")[0])
             self.names[name] = self.table.follow(name) if inside else name
         return replace(use, name=self.names[name]) if self.names[name] != name else use
+
+
+def _is_of_its_class(method: Key, call: UseFact) -> bool:
+    """True where a method calls another one of its class, its own or inherited."""
+    owner, dot, _ = method[1].rpartition(".")
+    return bool(dot) and call.name.rpartition(".")[0] == f"{method[0]}.{owner}"

@@ -17,25 +17,23 @@ Described = dict[str, object]
 _MARKERS: Final = {"Required": True, "NotRequired": False}
 
 
-def describe(table: SymbolTable, refs: Iterable[TypeRef]) -> Mapping[str, Described]:
+def describe(shapes: Shapes, refs: Iterable[TypeRef]) -> Mapping[str, Described]:
     """Every class and alias of the project that is named in the types, or in one of those."""
-    shapes = Shapes(table, lambda module: module)
     found: dict[str, Described] = {}
     pending = [symbol for ref in refs for symbol in ref.symbols]
     while pending:
         symbol = pending.pop()
         if not symbol.module or str(symbol) in found:
             continue
-        said, more = _described(table, shapes, symbol)
+        said, more = _described(shapes, symbol)
         if said:
             found[str(symbol)] = said
             pending += more
     return dict(sorted(found.items()))
 
 
-def _described(
-    table: SymbolTable, shapes: Shapes, symbol: Symbol
-) -> tuple[Described, tuple[Symbol, ...]]:
+def _described(shapes: Shapes, symbol: Symbol) -> tuple[Described, tuple[Symbol, ...]]:
+    table = shapes.table
     binding = table.binding(symbol)
     if binding is None:
         return {}, ()

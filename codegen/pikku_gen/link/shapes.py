@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from pikku_gen.link.annotations import TYPING, dotted_name, one_line
+from pikku_gen.link.annotations import TYPING, dotted_name, expression, one_line
 from pikku_gen.link.symbols import SymbolTable, fields_of
 from pikku_gen.model.app import Symbol
 
@@ -77,11 +77,9 @@ class Shapes:
             if annotation.isidentifier() and annotation != "None":
                 self._shapes[key] = self._named(module, annotation, 0)
                 return self._shapes[key]
-            try:
-                node = ast.parse(one_line(annotation), mode="eval").body
-            except SyntaxError:
-                return UNKNOWN
-            self._shapes[key] = self._shape(module, node, 0)
+            node = expression(one_line(annotation))
+            if node is not None:
+                self._shapes[key] = self._shape(module, node, 0)
         return self._shapes[key]
 
     def class_of(self, shape: Shape) -> ClassShape | None:
@@ -142,11 +140,9 @@ class Shapes:
         if binding.kind == "class":
             return Shape("class", symbol.name, symbol)
         if binding.target:
-            try:
-                node = ast.parse(binding.target, mode="eval").body
-            except SyntaxError:
-                return UNKNOWN
-            return self._shape(symbol.module, node, depth + 1)
+            node = expression(binding.target)
+            if node is not None:
+                return self._shape(symbol.module, node, depth + 1)
         return UNKNOWN
 
     def _subscript(self, module: str, node: ast.Subscript, depth: int) -> Shape:

@@ -38,6 +38,8 @@ class SymbolTable:
     def __init__(self, load: Load, is_folder: Callable[[str], bool]) -> None:
         self._load = load
         self._is_folder = is_folder
+        self._resolved: dict[tuple[str, str], Resolved | None] = {}
+        self._modules: dict[str, bool] = {}
 
     def symbols(self, module: str) -> SymbolsFact | None:
         """What a module of the project binds."""
@@ -58,7 +60,10 @@ class SymbolTable:
 
     def resolve(self, module: str, dotted: str) -> Resolved | None:
         """What a dotted name means in a module; None where nothing binds it."""
-        return self._resolve(module, dotted, 0)
+        key = (module, dotted)
+        if key not in self._resolved:
+            self._resolved[key] = self._resolve(module, dotted, 0)
+        return self._resolved[key]
 
     def binding(self, symbol: Symbol) -> Binding | None:
         """How a symbol of the project is bound."""
@@ -90,7 +95,9 @@ class SymbolTable:
 
     def is_module(self, module: str) -> bool:
         """True for a module or package of the project."""
-        return self._load(module) is not None or self._is_folder(module)
+        if module not in self._modules:
+            self._modules[module] = self._load(module) is not None or self._is_folder(module)
+        return self._modules[module]
 
     # ---
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pikku_gen.model.facts import FunctionFact, NameUse, SignalFact, UseFact, WireFact
+from pikku_gen.model.facts import (
+    FunctionFact,
+    HelperFact,
+    NameUse,
+    SignalFact,
+    UseFact,
+    WireFact,
+)
 from pikku_gen.model.places import Place, Span
 
 
@@ -153,6 +160,8 @@ class BodyModel:
     uses: tuple[UseFact, ...]
     call: Place | None = None
     """Where the workflow calls the function; None for the workflow itself."""
+    through: str = ""
+    """The method that the workflow calls, where this is another one of the same object."""
     inline: bool = False
     """It is called inside of an inline step."""
 
@@ -176,6 +185,8 @@ class App:
     uses: tuple[tuple[Source, NameUse], ...]
     modules: tuple[str, ...]
     """The modules that register something."""
+    helpers: tuple[tuple[Source, HelperFact], ...]
+    """Plain functions that take a workflow's context."""
     mixed: tuple[Source, ...]
     """Modules that define I/O types and import the generated package."""
     rpc_strings: bool
@@ -196,3 +207,10 @@ class App:
         wired = {workflow.function.key: workflow.function for workflow in self.workflows}
         loose = {function.key: function for function in self.unwired}
         return tuple(sorted((wired | loose).values(), key=lambda found: found.key))
+
+    @property
+    def stepping(self) -> Iterator[tuple[Source, FunctionFact | HelperFact]]:
+        """Whatever takes steps: the bodies, and the functions that are handed their context."""
+        for function in self.bodies:
+            yield function.source, function.fact
+        yield from self.helpers

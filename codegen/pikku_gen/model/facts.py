@@ -6,7 +6,7 @@ Facts are plain enough to live in the scan cache as JSON: see `model.frozen`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from pikku_gen.model.places import Span
 
@@ -113,6 +113,11 @@ class Problem:
     hint: str = ""
 
 
+TOO_DEEP: Final = Problem(
+    "PKG103", Span(1, 1), "", "it is nested too deeply: cut its longest expression into parts"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class AnnotationFact:
     """An annotation as written; empty where it is missing."""
@@ -216,17 +221,6 @@ class GraphNode:
 
 
 @dataclass(frozen=True, slots=True)
-class HelperFact:
-    """A plain function that takes a workflow's context, and the steps it takes with it."""
-
-    qualname: str
-    parameters: tuple[str, ...]
-    contexts: tuple[str, ...]
-    """The parameters that are taken for a context, or for its `workflow`."""
-    graph: tuple[GraphNode, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ConcurrentName:
     """A step name that two branches of one workflow would use at the same time."""
 
@@ -245,6 +239,20 @@ class CallFact:
     text: str
     kind: Literal["rpc", "reference", "start"]
     target: str
+
+
+@dataclass(frozen=True, slots=True)
+class HelperFact:
+    """A plain function or method that takes a workflow's context, and its steps."""
+
+    qualname: str
+    parameters: tuple[str, ...]
+    contexts: tuple[str, ...]
+    """The parameters that are taken for a context, or for its `workflow`."""
+    graph: tuple[GraphNode, ...]
+    steps: tuple[StepFact, ...] = ()
+    calls: tuple[CallFact, ...] = ()
+    concurrent: tuple[ConcurrentName, ...] = ()
 
 
 UseKind = Literal["call", "read", "set", "global", "swallow", "result", "services"]
@@ -289,7 +297,8 @@ class AllowFact:
 
 @dataclass(frozen=True, slots=True)
 class BodiesFact:
-    """What the top-level functions of one file do, by their names; and what the file allows."""
+    """What the top-level functions and the methods (`Class.method`) of one file do, by their names;
+    and what the file allows."""
 
     functions: dict[str, tuple[UseFact, ...]]
     allows: tuple[AllowFact, ...] = ()

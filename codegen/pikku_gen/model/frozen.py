@@ -65,11 +65,17 @@ def _made(kind: Any) -> Thaw:
 def _thaw_record(kind: type[Any]) -> Thaw:
     hints = get_type_hints(kind)
     converters: list[Thaw | None] = []
+    flat: dict[tuple[Any, ...], object] = {}
 
     def build(data: Any) -> object:
         if not converters:
             made = [_thaw_for(hints[name]) for name in _names(kind)]
             converters.extend(None if thaw is _as_is else thaw for thaw in made)
+        if not any(converters):  # nothing but words and numbers, which repeat
+            key = tuple(data)
+            if key not in flat:
+                flat[key] = kind(*data)
+            return flat[key]
         return kind(
             *[
                 item if convert is None else convert(item)

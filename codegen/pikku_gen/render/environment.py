@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from typing import Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pikku_gen.render.home import templates_dir
+
+_STRINGS: Final = json.JSONEncoder(ensure_ascii=False)
 
 
 @cache
@@ -27,4 +30,4 @@ def environment() -> Environment:
 
 def literal(text: str) -> str:
     """A string as Python source, in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
+    return _STRINGS.encode(text)

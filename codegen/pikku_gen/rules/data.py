@@ -23,10 +23,9 @@ Misfit = tuple[Span, str, str]
 def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
     """Data whose type is known and is not the declared one."""
     targets = Targets(app, shapes)
-    for function in app.bodies:
-        source = function.source
-        fits = _Fits(shapes, targets, source.module, function.fact.steps)
-        for step in function.fact.steps:
+    for source, fact in app.stepping:
+        fits = _Fits(shapes, targets, source.module, fact.steps)
+        for step in fact.steps:
             if step.kind in _WITH_DATA:
                 yield from fits.step(source, step)
     for source, use in app.uses:

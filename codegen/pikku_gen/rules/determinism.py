@@ -181,5 +181,6 @@ def _told(body: BodyModel, found: Diagnostic) -> Diagnostic:
     if body.call is None:
         return found
     called = f"`{body.name}` is called by the workflow `{body.workflow.fact.qualname}`"
+    called += f" through `{body.through}`" if body.through else ""
     message = f"{found.message}; {called}"
     return replace(found, message=message, related=(*found.related, body.call))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from pikku_gen.diagnostics import Diagnostic, diagnostic
 from pikku_gen.link.shapes import Shapes
-from pikku_gen.model.app import App, FunctionModel
+from pikku_gen.model.app import App, Source
 from pikku_gen.model.facts import CallFact, StepFact, TargetFact
 from pikku_gen.rules.names import unknown_name
 from pikku_gen.rules.targets import Targets
@@ -15,17 +15,17 @@ from pikku_gen.rules.targets import Targets
 def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
     """What the bodies of workflows do that would not survive a replay."""
     targets = Targets(app, shapes)
-    for function in app.bodies:
-        for step in function.fact.steps:
-            yield from _step(function, step)
+    for source, fact in app.stepping:
+        for step in fact.steps:
+            yield from _step(source, step)
             for target in (step.target, step.undo):
                 if target is not None:
-                    yield from _target(targets, function, step, target)
-        for call in function.fact.calls:
-            yield from _call(targets, function, call)
-        for clash in function.fact.concurrent:
-            place = function.source.at(clash.span)
-            first = function.source.at(clash.first)
+                    yield from _target(targets, source, step, target)
+        for call in fact.calls:
+            yield from _call(targets, source, call)
+        for clash in fact.concurrent:
+            place = source.at(clash.span)
+            first = source.at(clash.first)
             shown = (
                 "{" + (clash.variable if "." in clash.variable else f"{clash.variable}.id") + "}"
             )
@@ -34,19 +34,19 @@ def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
             yield diagnostic("PKG305", place, clash.name, hint=hint, related=related)
 
 
-def _step(function: FunctionModel, step: StepFact) -> Iterator[Diagnostic]:
+def _step(source: Source, step: StepFact) -> Iterator[Diagnostic]:
     if step.name_problem:
-        yield diagnostic("PKG304", function.source.at(step.name_span), step.name_problem)
+        yield diagnostic("PKG304", source.at(step.name_span), step.name_problem)
     if step.fate == "unawaited":
-        yield diagnostic("PKG302", function.source.at(step.span), f"{step.source}(…)")
+        yield diagnostic("PKG302", source.at(step.span), f"{step.source}(…)")
     elif step.fate == "unused":
-        yield diagnostic("PKG303", function.source.at(step.span), step.variable)
+        yield diagnostic("PKG303", source.at(step.span), step.variable)
 
 
 def _target(
-    targets: Targets, function: FunctionModel, step: StepFact, target: TargetFact
+    targets: Targets, source: Source, step: StepFact, target: TargetFact
 ) -> Iterator[Diagnostic]:
-    place = function.source.at(target.span)
+    place = source.at(target.span)
     match target.kind:
         case "name":
             if not targets.names_target(step, target.text):
@@ -68,16 +68,16 @@ def _target(
             if target.text not in targets.signal_attributes:
                 yield unknown_name(place, "signal", target.text, targets.signal_attributes)
         case "reference":
-            yield from _reference(targets, function, step, target)
+            yield from _reference(targets, source, step, target)
         case _:
             pass
 
 
 def _reference(
-    targets: Targets, function: FunctionModel, step: StepFact, target: TargetFact
+    targets: Targets, source: Source, step: StepFact, target: TargetFact
 ) -> Iterator[Diagnostic]:
-    place = function.source.at(target.span)
-    module = function.source.module
+    place = source.at(target.span)
+    module = source.module
     if targets.is_unbound(module, target.text):
         kind = "signal" if step.kind == "wait_for_signal" else "function"
         yield unknown_name(place, kind, target.text, targets.bound(module))
@@ -86,13 +86,13 @@ def _reference(
         yield diagnostic("PKG213", place, target.text)
 
 
-def _call(targets: Targets, function: FunctionModel, call: CallFact) -> Iterator[Diagnostic]:
-    place = function.source.at(call.span)
+def _call(targets: Targets, source: Source, call: CallFact) -> Iterator[Diagnostic]:
+    place = source.at(call.span)
     if call.kind == "rpc" and call.target.partition(".")[0] not in ("invoke", "start_workflow"):
         hint = f'make it a step: `await ctx.workflow.do("Step name", {call.text}, …)`'
         yield diagnostic("PKG301", place, f"{call.text}(…)", hint=hint)
     elif call.kind in ("rpc", "start"):
         yield diagnostic("PKG301", place, f"{call.text}(…)")
-    elif targets.function(function.source.module, call.target) is not None:
+    elif targets.function(source.module, call.target) is not None:
         hint = f'make it a step: `await ctx.workflow.do("Step name", {call.text}, …)`'
         yield diagnostic("PKG301", place, f"{call.text}(…)", hint=hint)

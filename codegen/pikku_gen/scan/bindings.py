@@ -25,7 +25,7 @@ def bound_names(node: cst.CSTNode) -> Iterator[str]:
             yield from names_of_target(node.name) if node.name else ()
         case cst.FunctionDef():
             yield node.name.value
-            for parameter in (*node.params.posonly_params, *node.params.params):
+            for parameter in parameters_of(node):
                 yield parameter.name.value
         case _:
             pass
@@ -41,3 +41,8 @@ def names_of_target(node: cst.CSTNode) -> Iterator[str]:
     elif isinstance(node, (cst.Tuple, cst.List)):
         for element in node.elements:
             yield from names_of_target(element.value)
+
+
+def parameters_of(function: cst.FunctionDef) -> list[cst.Param]:
+    """The parameters that may be given by their place."""
+    return [*function.params.posonly_params, *function.params.params]

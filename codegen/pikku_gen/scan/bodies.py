@@ -51,6 +51,7 @@ _CONTROL_FLOW: Final = {
     "asyncio.CancelledError": "asyncio.CancelledError",
     "asyncio.exceptions.CancelledError": "asyncio.CancelledError",
 }
+_FIELDS: Final = frozenset({"property", "cached_property", "setter", "getter", "deleter"})
 _LENGTH: Final = 50
 """Of a call that is shown whole."""
 _PASSED_ON: Final = frozenset({"asyncio.gather", "asyncio.shield", "asyncio.wait"})
@@ -58,7 +59,8 @@ _ALLOW: Final = re.compile(r"#\s*pikku:\s*allow\b(?:\[([^\]]*)\])?(.*)")
 
 
 def read_bodies(tree: ast.Module, text: str, module: str, *, is_package: bool) -> BodiesFact:
-    """The facts of the top-level functions of a module; of two with one name the last."""
+    """The facts of the top-level functions of a module, and of the methods of its classes; of two
+    with one name the last."""
     lines = text.split("\n")
     outer = module_scope(tree, module, is_package=is_package)
     state = _State(_variables(tree), frozenset(_changed(tree)))
@@ -66,6 +68,11 @@ def read_bodies(tree: ast.Module, text: str, module: str, *, is_package: bool) -
     for statement in _top_level(tree.body):
         if isinstance(statement, _FUNCTIONS):
             functions[statement.name] = read_function(statement, outer, state, lines)
+        elif isinstance(statement, ast.ClassDef):
+            owner = f"{module}.{statement.name}"
+            for method in _methods(statement):
+                found = read_function(method, outer, state, lines, owner)
+                functions[f"{statement.name}.{method.name}"] = found
     allows = tuple(_allows(text)) if "pikku:" in text else ()
     return BodiesFact(functions, allows)
 
@@ -79,10 +86,10 @@ class _State:
 
 
 def read_function(
-    function: Def, outer: Scope, state: _State, lines: Sequence[str]
+    function: Def, outer: Scope, state: _State, lines: Sequence[str], owner: str = ""
 ) -> tuple[UseFact, ...]:
-    """What the body of one function does."""
-    scope = outer.inner(function)
+    """What the body of one function does; of a method with the dotted name of its class."""
+    scope = outer.inner(function, owner)
     body = _Body(function, scope, state, lines, Sets(function, scope))
     body.read()
     return tuple(body.found)
@@ -523,6 +530,17 @@ def _top_level(body: Sequence[ast.stmt]) -> Iterator[ast.stmt]:
         if isinstance(statement, (ast.If, ast.Try)):
             yield from _top_level(statement.body)
             yield from _top_level(statement.orelse)
+
+
+def _methods(statement: ast.ClassDef) -> Iterator[Def]:
+    """The methods of a class that are called as such: what looks like a field is none."""
+    for inner in statement.body:
+        if isinstance(inner, _FUNCTIONS) and not any(map(_is_field, inner.decorator_list)):
+            yield inner
+
+
+def _is_field(decorator: ast.expr) -> bool:
+    return dotted(decorator).rpartition(".")[2] in _FIELDS
 
 
 # --- variables of a module

@@ -13,6 +13,7 @@ from pikku_gen.diagnostics import nearest
 from pikku_gen.model.facts import (
     AnnotationFact,
     FunctionFact,
+    GraphNode,
     HelperFact,
     NameUse,
     Option,
@@ -32,11 +33,12 @@ from pikku_gen.scan.expressions import (
     string,
     strings,
 )
-from pikku_gen.scan.graph import read_graph, read_helper
+from pikku_gen.scan.graph import read_graph
+from pikku_gen.scan.helpers import read_helper, workflow_contexts
 from pikku_gen.scan.module import Locate, measure, parse_module, unmeasured
 from pikku_gen.scan.names import Names
 from pikku_gen.scan.values import read_value
-from pikku_gen.scan.workflows import read_body
+from pikku_gen.scan.workflows import BodyFacts, read_body
 
 Kind = Literal["function", "workflow"]
 DECORATORS: Final[dict[str, Kind]] = {
@@ -105,27 +107,29 @@ class _Scan:
     helpers: list[HelperFact] = field(default_factory=list[HelperFact])
     problems: list[Problem] = field(default_factory=list[Problem])
 
-    def block(self, body: Sequence[cst.BaseStatement], *, top: bool) -> None:
+    def block(self, body: Sequence[cst.BaseStatement], *, top: bool, owner: str = "") -> None:
         for statement in body:
             match statement:
                 case cst.SimpleStatementLine():
                     for small in statement.body:
                         self._small(small, top=top)
                 case cst.FunctionDef():
-                    if not self._function(statement, top=top) and top:
-                        self._helper(statement)
+                    if not self._function(statement, top=top) and (top or owner):
+                        self._helper(statement, owner)
                     self._suite(statement.body, top=False)
                 case cst.ClassDef():
-                    self._suite(statement.body, top=False)
+                    self._suite(
+                        statement.body, top=False, owner=statement.name.value if top else ""
+                    )
                 case cst.BaseCompoundStatement():
                     for suite in _suites(statement):
                         self._suite(suite, top=top)
                 case _:
                     pass
 
-    def _suite(self, suite: cst.BaseSuite, *, top: bool) -> None:
+    def _suite(self, suite: cst.BaseSuite, *, top: bool, owner: str = "") -> None:
         if isinstance(suite, cst.IndentedBlock):
-            self.block(suite.body, top=top)
+            self.block(suite.body, top=top, owner=owner)
         elif isinstance(suite, cst.SimpleStatementSuite):
             for small in suite.body:
                 self._small(small, top=top)
@@ -161,8 +165,8 @@ class _Scan:
 
     # --- decorated functions
 
-    def _helper(self, node: cst.FunctionDef) -> None:
-        found = read_helper(node, self.names.meaning, self.locate)
+    def _helper(self, node: cst.FunctionDef, owner: str) -> None:
+        found = read_helper(node, owner, self.names.meaning, self.locate)
         if found is not None:
             self.helpers.append(found)
 
@@ -199,9 +203,12 @@ class _Scan:
             self._problem("PKG209", node.name, node.name.value)
         has_input, taken = self._input(node)
         returned = self._output(node)
-        meaning = self.names.meaning
-        steps = read_body(node, meaning, self.locate) if kind == "workflow" else None
-        graph = read_graph(node, meaning, self.locate) if kind == "workflow" else ()
+        steps: BodyFacts | None = None
+        graph: tuple[GraphNode, ...] = ()
+        if kind == "workflow":
+            meaning, contexts = self.names.meaning, workflow_contexts(node)
+            steps = read_body(node, contexts, meaning, self.locate)
+            graph = read_graph(node, contexts, meaning, self.locate)
         self.functions.append(
             FunctionFact(
                 kind=kind,

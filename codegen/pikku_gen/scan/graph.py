@@ -12,8 +12,8 @@ from typing import Final
 
 import libcst as cst
 
-from pikku_gen.model.facts import GraphKind, GraphNode, HelperFact, TargetFact
-from pikku_gen.scan.bindings import bound_names, names_of_target
+from pikku_gen.model.facts import GraphKind, GraphNode, TargetFact
+from pikku_gen.scan.bindings import bound_names, names_of_target, parameters_of
 from pikku_gen.scan.expressions import dotted, is_detached, keyword, positional, source, string
 from pikku_gen.scan.module import Locate
 from pikku_gen.scan.targets import Meaning, read_signal, read_target
@@ -25,41 +25,13 @@ _UNNAMED: Final = frozenset({"now", "uuid4", "random", "cancel"})
 _SIDE_BY_SIDE: Final = frozenset({"gather", "wait", "as_completed"})
 _PASSED_ON: Final = frozenset({"wait_for", "shield", "timeout"})
 _TASKS: Final = frozenset({"create_task", "ensure_future"})
-_CONTEXT_NAMES: Final = {"ctx": "ctx", "context": "ctx"}
-_CONTEXT_TYPES: Final = {
-    "WorkflowContext": "ctx",
-    "WorkflowFunctionContext": "ctx",
-    "Wire": "ctx.workflow",
-    "WorkflowSteps": "ctx.workflow",
-    "WorkflowWire": "ctx.workflow",
-}
 
 
 def read_graph(
-    function: cst.FunctionDef, meaning: Meaning, locate: Locate
+    function: cst.FunctionDef, contexts: Mapping[str, str], meaning: Meaning, locate: Locate
 ) -> tuple[GraphNode, ...]:
-    """The graph of a workflow function."""
-    parameters = _parameters(function)
-    aliases = {parameters[0].name.value: "ctx"} if parameters else {}
-    return tuple(_Reader(function, meaning, locate, aliases).read())
-
-
-def read_helper(function: cst.FunctionDef, meaning: Meaning, locate: Locate) -> HelperFact | None:
-    """A plain function as a part of workflows; None where it takes no workflow's context."""
-    parameters = _parameters(function)
-    aliases: dict[str, str] = {}
-    for parameter in [*parameters, *function.params.kwonly_params]:
-        context = _context(parameter, meaning)
-        if context:
-            aliases[parameter.name.value] = context
-    if not aliases:
-        return None
-    return HelperFact(
-        function.name.value,
-        tuple(parameter.name.value for parameter in parameters),
-        tuple(aliases),
-        tuple(_Reader(function, meaning, locate, aliases).read()),
-    )
+    """The graph of a workflow function, or of a function it hands one of `contexts` to."""
+    return tuple(_Reader(function, meaning, locate, dict(contexts)).read())
 
 
 def template(node: cst.BaseExpression | None) -> str:
@@ -82,21 +54,6 @@ def template(node: cst.BaseExpression | None) -> str:
             return template(value)
         case _:
             return "{}"
-
-
-def _parameters(function: cst.FunctionDef) -> list[cst.Param]:
-    return [*function.params.posonly_params, *function.params.params]
-
-
-def _context(parameter: cst.Param, meaning: Meaning) -> str:
-    if parameter.annotation is None:
-        return _CONTEXT_NAMES.get(parameter.name.value, "")
-    node = parameter.annotation.annotation
-    if isinstance(node, cst.Subscript):
-        node = node.value
-    name = string(node) or dotted(node)
-    last = (meaning(name) or name).partition("[")[0].rpartition(".")[2]
-    return _CONTEXT_TYPES.get(last, "")
 
 
 @dataclass(slots=True)
@@ -230,7 +187,9 @@ class _Reader:
         unless = isinstance(test, cst.UnaryOperation) and isinstance(test.operator, cst.Not)
         inner = test.expression if isinstance(test, cst.UnaryOperation) and unless else test
         if isinstance(inner, cst.BooleanOperation) and isinstance(inner.operator, cst.And):
-            inner = cst.Name("") if unless else inner.left
+            if unless:  # `not (guard and more)` is no guard alone
+                return choice
+            inner = inner.left
         if isinstance(inner, cst.NamedExpr):
             inner = inner.value
         patch = ""
@@ -455,7 +414,7 @@ class _Reader:
         """The arguments of a local function that are the context: the parameter, and its meaning
         there."""
         found: dict[cst.Arg, tuple[str, str]] = {}
-        parameters = [parameter.name.value for parameter in _parameters(function)]
+        parameters = [parameter.name.value for parameter in parameters_of(function)]
         words = [parameter.name.value for parameter in function.params.kwonly_params]
         for index, argument in enumerate(node.args):
             if argument.star:
@@ -529,7 +488,7 @@ class _Reader:
         function = self.local[name]
         if name in self.inside:
             return [GraphNode("unknown")]
-        own = {parameter.name.value for parameter in _parameters(function)}
+        own = {parameter.name.value for parameter in parameters_of(function)}
         shadowed = {
             alias: meant
             for alias, meant in self.aliases.items()

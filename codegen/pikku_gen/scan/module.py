@@ -8,7 +8,7 @@ from typing import Protocol
 import libcst as cst
 from libcst.metadata import CodeRange, MetadataWrapper, PositionProvider
 
-from pikku_gen.model.facts import Problem
+from pikku_gen.model.facts import TOO_DEEP, Problem
 from pikku_gen.model.places import Span
 
 
@@ -25,7 +25,7 @@ def parse_module(text: str) -> cst.Module | Problem:
     except cst.ParserSyntaxError as error:
         return Problem("PKG103", Span(error.raw_line, error.raw_column + 1), "")
     except RecursionError:
-        return Problem("PKG103", Span(1, 1), "")
+        return TOO_DEEP
 
 
 def unmeasured(_: cst.CSTNode, /) -> Span:

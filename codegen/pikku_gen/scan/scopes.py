@@ -69,12 +69,12 @@ class Scope:
         """True for a function at the top of its module."""
         return self.outer is not None and self.outer.outer is None
 
-    def inner(self, function: Def) -> Scope:
-        """The scope of a function in this one."""
+    def inner(self, function: Def, owner: str = "") -> Scope:
+        """The scope of a function in this one; of a method with the dotted name of its class."""
         found = Scope(self.package, self)
         bindings = bindings_of(function)
         found.names.update(dict.fromkeys(bindings, ""))
-        found._parameters(function, is_outermost=self.outer is None)
+        found._parameters(function, is_outermost=self.outer is None, owner=owner)
         for name, values in bindings.items():
             for value in values:
                 found._bind(name, value, is_only=len(values) == 1)
@@ -179,12 +179,17 @@ class Scope:
             scope = scope.outer
         return scope
 
-    def _parameters(self, function: Def, *, is_outermost: bool) -> None:
+    def _parameters(self, function: Def, *, is_outermost: bool, owner: str) -> None:
         arguments = function.args
         first = [*arguments.posonlyargs, *arguments.args][:1]
         is_declared = bool(function.decorator_list) and isinstance(function, ast.AsyncFunctionDef)
+        is_declared = is_declared and not owner
+        own = [] if not owner or is_static(function) else first
         for parameter in parameters_of(function):
             name = parameter.arg
+            if parameter in own:
+                self.types[name] = (owner, False)
+                continue
             kind = self._annotated(parameter.annotation)
             meant = _CONTEXTS.get(kind.rpartition(".")[2], "")
             unsaid = parameter.annotation is None and name in _CONTEXT_NAMES
@@ -290,6 +295,11 @@ def bindings_of(function: Def) -> Bindings:
 def local_names(function: Def) -> frozenset[str]:
     """The names that a function binds."""
     return frozenset(bindings_of(function))
+
+
+def is_static(function: Def) -> bool:
+    """True for a method that is given no object."""
+    return any(dotted(decorator) == "staticmethod" for decorator in function.decorator_list)
 
 
 def parameters_of(function: Def) -> Iterator[ast.arg]:

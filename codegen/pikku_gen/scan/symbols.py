@@ -9,7 +9,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from pikku_gen.model.facts import Binding, ClassFact, FactoryFact, Field, Problem, SymbolsFact
+from pikku_gen.model.facts import (
+    TOO_DEEP,
+    Binding,
+    ClassFact,
+    FactoryFact,
+    Field,
+    Problem,
+    SymbolsFact,
+)
 from pikku_gen.model.places import Span
 
 Def = ast.FunctionDef | ast.AsyncFunctionDef
@@ -38,7 +46,10 @@ def parse(text: str) -> ast.Module | Problem:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         from pikku_gen.scan.downlevel import downlevel
 
-        older = downlevel(text)
+        try:
+            older = downlevel(text)
+        except RecursionError:
+            return TOO_DEEP
     if isinstance(older, Problem):
         return older
     try:
@@ -46,6 +57,8 @@ def parse(text: str) -> ast.Module | Problem:
     except (SyntaxError, ValueError) as error:
         line = error.lineno or 1 if isinstance(error, SyntaxError) else 1
         return Problem("PKG103", Span(line, 1), "")
+    except (RecursionError, MemoryError):
+        return TOO_DEEP
 
 
 def dotted(node: ast.expr) -> str:

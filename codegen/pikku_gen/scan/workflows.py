@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -16,7 +16,7 @@ from pikku_gen.model.facts import (
     ValueFact,
 )
 from pikku_gen.model.places import Span
-from pikku_gen.scan.bindings import bound_names
+from pikku_gen.scan.bindings import bound_names, parameters_of
 from pikku_gen.scan.expressions import (
     dotted,
     is_detached,
@@ -60,9 +60,17 @@ class BodyFacts:
     linear: bool
 
 
-def read_body(function: cst.FunctionDef, meaning: Meaning, locate: Locate) -> BodyFacts:
-    """The facts of a workflow function's body."""
-    body = _Body(function, meaning, locate)
+def read_body(
+    function: cst.FunctionDef,
+    contexts: Mapping[str, str],
+    meaning: Meaning,
+    locate: Locate,
+    *,
+    hands_back: bool = False,
+) -> BodyFacts:
+    """The facts of a workflow function's body; `contexts` are its parameters that stand for `ctx`
+    or a part of it. What `hands_back` a step may leave it to its caller to await it."""
+    body = _Body(function, meaning, locate, dict(contexts), hands_back)
     body.read()
     return BodyFacts(
         tuple(body.finished_steps()),
@@ -114,6 +122,8 @@ class _Body:
     function: cst.FunctionDef
     meaning: Meaning
     locate: Locate
+    aliases: dict[str, str]
+    hands_back: bool = False
     steps: list[StepFact] = field(default_factory=list[StepFact])
     calls: list[tuple[str, CallFact]] = field(default_factory=list[tuple[str, CallFact]])
     """Calls that are no steps, with the local function whose recording would cover them."""
@@ -121,7 +131,6 @@ class _Body:
     functions: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     linear: bool = True
     variables: Variables = field(default_factory=dict[str, ValueFact])
-    aliases: dict[str, str] = field(default_factory=dict[str, str])
     loads: set[str] = field(default_factory=set[str])
     task_groups: dict[str, _Here] = field(default_factory=dict[str, _Here])
     assigned: set[str] = field(default_factory=set[str])
@@ -132,12 +141,9 @@ class _Body:
     numbers: int = 0
 
     def read(self) -> None:
-        parameters = [*self.function.params.posonly_params, *self.function.params.params]
-        if parameters:
-            self.aliases[parameters[0].name.value] = "ctx"
-        for parameter in parameters[1:2]:
+        for parameter in parameters_of(self.function):
             known = annotated(parameter.annotation, self.locate)
-            if known:
+            if known and parameter.name.value not in self.aliases:
                 self.variables[parameter.name.value] = known
         self._note_assignments(self.function.body)
         self._block(self.function.body, _Here())
@@ -229,7 +235,8 @@ class _Body:
                 if not here.straight and not here.function:
                     self.linear = False
                 if value is not None:
-                    inner = here if here.function else replace(here, fate="unawaited")
+                    handed = here.function or self.hands_back
+                    inner = here if handed else replace(here, fate="unawaited")
                     self._expression(value, inner)
             case cst.Assign(targets=targets, value=value):
                 self._assign([target.target for target in targets], value, here)

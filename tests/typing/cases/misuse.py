@@ -66,6 +66,14 @@ async def wrong_steps(ctx: WorkflowContext, data: Onboarding) -> str:
     await ctx.workflow.do("Option", charge, CHARGE, retry=3)  # E: call-overload
     await ctx.workflow.do("Option", charge, CHARGE, retries="3")  # E: call-overload
     await ctx.workflow.do("Option", charge, CHARGE, queue=1)  # E: call-overload
+    await ctx.workflow.do("Option", charge, CHARGE, retry_delay=5)  # E: call-overload
+    await ctx.workflow.do("Option", "charge", CHARGE, timeout=30)  # E: call-overload
+    await ctx.workflow.do("Option", ctx.rpc.charge, CHARGE, non_retryable=[OSError])  # E: call-overload
+    await ctx.workflow.do("Handler", ctx.rpc.charge, CHARGE, on_error=lambda failure: None)  # E: call-overload
+    await ctx.workflow.do("Handler", "charge", CHARGE, on_error=cancel_shipment)  # E: call-overload
+    returned = await ctx.workflow.do("Returns", lambda: Receipt("1", Decimal(1)), returns=Receipt)
+    returned.payment  # E: attr-defined
+    await ctx.workflow.do("Returns", lambda: 1, returns="int")  # E: call-overload
     await ctx.workflow.do("Option", "charge", CHARGE, dispatch="remote")  # E: call-overload
     await ctx.workflow.do("Inline", lambda: 1, queue="reports")  # E: call-overload
     await ctx.workflow.do("Inline", lambda: 1, dispatch="queue")  # E: call-overload
@@ -73,6 +81,9 @@ async def wrong_steps(ctx: WorkflowContext, data: Onboarding) -> str:
     await ctx.workflow.sleep("Wait", 5000)  # E: arg-type
     ctx.workflow.do("Forgotten", charge, CHARGE)  # E: unused-coroutine
     ctx.workflow.sleep("Forgotten", "5min")  # E: unused-coroutine
+    ctx.workflow.now()  # E: unused-coroutine
+    await ctx.workflow.sleep("5min")  # E: call-arg
+    later: str = await ctx.workflow.now()  # E: assignment
     await ctx.rpc.charge(CHARGE)  # E: operator
     await ctx.rpc.invoke("charge", CHARGE)  # E: attr-defined
     await ctx.rpc.start_workflow("onboarding", data)  # E: attr-defined
@@ -142,6 +153,8 @@ async def wrong_waits(ctx: WorkflowContext, data: Onboarding) -> None:
         return
     await ctx.workflow.approval("Approve", approvers="boss")  # E: call-overload
     await ctx.workflow.approval("Approve", Verdict)  # E: call-overload
+    await ctx.workflow.approval("Approve", schema=Verdict, expires_in=3)  # E: call-overload
+    ctx.workflow.approval("Forgotten", schema=Verdict)  # E: unused-coroutine
     first = await ctx.workflow.race(
         ctx.workflow.wait_for_signal("Upgrade", upgraded), ctx.workflow.sleep("Trial", "14d")
     )
@@ -200,6 +213,8 @@ wire_signal(name="value", payload=3)  # E: call-overload
 wire_signal(name="option", kind=Line)  # E: call-overload
 wire_workflow(name="charge", func=charge)  # E: arg-type
 wire_workflow(name="plain", func=plain)  # E: arg-type
+wire_workflow(name="tags", func=onboarding_workflow, tags=1)  # E: arg-type
+wire_workflow(name="expose", func=onboarding_workflow, expose="yes")  # E: arg-type
 wire_workflow(func=onboarding_workflow)  # E: call-arg
 wire_workflow(name="onboarding", func=onboarding_workflow, title="")  # E: call-arg
 
@@ -213,6 +228,13 @@ async def main(name: str) -> None:
     start_workflow("onboarding", {"email": "a", "user_id": "b"})  # E: unused-coroutine
     run = await start_workflow("onboarding", {"email": "a", "user_id": "b"})
     (await run.result())["succes"]  # E: typeddict-item
+    text: str = await run.result()  # E: assignment
+    run.result()["success"]  # E: index
+    run.cancel("Forgotten")  # E: unused-coroutine
+    await run.cancel()  # E: call-arg
+    await run.approve(1)  # E: arg-type
+    await run.retry("Charge")  # E: call-arg
+    await run.result(timeout=5)  # E: arg-type
     get_run("onbording", "1")  # E: call-overload
     await send_signal("1", "upgrade", {"plan": "pro"})  # E: arg-type
     await send_signal("1", "upgraded", {"plan": 1})  # E: typeddict-item
@@ -243,7 +265,11 @@ async def tested() -> None:
         lab.fakes.charge = lambda ctx, data: Receipt("1", Decimal(1))  # E: misc
         lab.fakes.ship = fake_charge  # E: assignment
         lab.fakes.charge = Receipt("1", Decimal(1))  # E: assignment
+        lab.recover()  # E: unused-coroutine
+        await lab.advance(5)  # E: arg-type
+        await lab.crash_after("Charge")  # E: func-returns-value
     WorkflowLab(services=3)  # E: arg-type
+    WorkflowLab(queue_service="redis")  # E: arg-type
 
 
 async def fake_charge(data: Charge) -> Receipt:
