@@ -601,6 +601,18 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "`async def create_services() -> Services`, or under `@asynccontextmanager`"
         " `-> AsyncGenerator[Services, None]`.",
     ),
+    Entry(
+        "PKG508",
+        "authorize hook",
+        "{0}",
+        'write `authorize = "module:function"`, an `async def` annotated with the sessions that it'
+        " returns",
+        "The hook named in `[tool.pikku]`, which says who asks for something over HTTP, cannot be"
+        " found, is no `async def`, does not take the request and the action, or has no readable"
+        " return annotation.",
+        'authorize = "shop.auth:authorise"',
+        "`async def authorize(request: Request, action: Action) -> Session | None`",
+    ),
 )
 
 TABLE: Final = {entry.code: entry for entry in ENTRIES}

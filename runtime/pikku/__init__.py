@@ -4,7 +4,9 @@ Applications import most names from their generated package; what is the same fo
 application comes from here.
 """
 
+from pikku._access import Action, RunAccess, Session
 from pikku._app import App, QueueService, StoreQueueService
+from pikku._calls import Call, Next
 from pikku._contexts import FunctionContext, StepContext, WorkflowFunctionContext
 from pikku._decisions import Approvers, Decision
 from pikku._durations import Duration
@@ -32,13 +34,16 @@ from pikku._signals import Signal, SignalAttributes
 from pikku._sync import SyncApp, SyncBoundWorkflow, sync_opener
 from pikku._workflow import StepFailure, WorkflowSteps, WorkflowWire
 from pikku.errors import (
+    PermissionDeniedError,
     PikkuError,
+    PublicError,
     RetryError,
     RunCancelledError,
     RunFailedError,
     SignalTimeoutError,
     StepFailedError,
     TerminalError,
+    UnauthorizedError,
 )
 
 __version__ = "0.1.0"
@@ -64,6 +69,12 @@ __all__ = [
     "Saga",
     "Signal",
     "Undo",
+    # around functions, and from outside
+    "Action",
+    "Call",
+    "Next",
+    "RunAccess",
+    "Session",
     # options
     "Approvers",
     "Backoff",
@@ -74,13 +85,16 @@ __all__ = [
     "SyncRun",
     # errors: the rest is in pikku.errors
     "ErrorInfo",
+    "PermissionDeniedError",
     "PikkuError",
+    "PublicError",
     "RetryError",
     "RunCancelledError",
     "RunFailedError",
     "SignalTimeoutError",
     "StepFailedError",
     "TerminalError",
+    "UnauthorizedError",
     # what generated code is made of
     "BoundRpc",
     "BoundWorkflow",

@@ -110,9 +110,17 @@ class BaseContext(Generic[S_co, R_co]):
 
 
 class FunctionContext(BaseContext[S_co, R_co]):
-    """The `ctx` of a function."""
+    """The `ctx` of a function.
+
+    Attributes:
+        step: which attempt of which step this is.
+        session: who called it, or called what called it: what the `authorize` hook returned. None
+            in a run, and where the program itself calls without one. The generated `Context` has
+            the type that the hook says.
+    """
 
     step: StepContext
+    session: Any
 
     def __init__(
         self,
@@ -122,9 +130,11 @@ class FunctionContext(BaseContext[S_co, R_co]):
         run_id: str,
         step: StepContext,
         caller: Caller,
+        session: Any = None,
     ) -> None:
         super().__init__(services, rpc, logger, run_id)
         self.step = step
+        self.session = session
         self._caller = caller
 
     def run_async(self, coro: Coroutine[Any, Any, T], /) -> T:

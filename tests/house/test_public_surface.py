@@ -9,12 +9,12 @@ import pikku.errors
 import pikku.testing
 
 PUBLIC = """
-    App Approvers BoundRpc BoundWorkflow Backoff Config Decision Duration EngineOptions ErrorInfo
+    Action App Approvers BoundRpc BoundWorkflow Backoff Call Config Decision Duration EngineOptions ErrorInfo
     ExternalWorkflow Func
-    FunctionContext PayloadCodec PikkuError QueueService Registry RetryError RpcAttributes RpcRef
-    RpcRefAttributes Run RunCancelledError RunFailedError Saga Signal SignalAttributes
+    FunctionContext Next PayloadCodec PermissionDeniedError PikkuError PublicError QueueService Registry RetryError RpcAttributes RpcRef
+    RpcRefAttributes Run RunAccess RunCancelledError RunFailedError Saga Session Signal SignalAttributes
     SignalTimeoutError StepContext StepFailedError
-    StepFailure StoreQueueService SyncApp SyncBoundWorkflow SyncRun TerminalError Undo Workflow
+    StepFailure StoreQueueService SyncApp SyncBoundWorkflow SyncRun TerminalError UnauthorizedError Undo Workflow
     Work WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps WorkflowWire
     external_workflow sync_opener
 """.split()
