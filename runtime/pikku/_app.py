@@ -326,7 +326,8 @@ class App(Generic[S_co]):
     @property
     def authorize(self) -> Authorize | None:
         """The hook that says who asks for something over HTTP; None where there is none."""
-        return _named(self._authorize)
+        hook: Authorize | None = _named(self._authorize)
+        return hook
 
     async def _make_services(self, config: Config, closing: AsyncExitStack) -> Any:
         factory: Any = _named(self._services)

@@ -87,7 +87,7 @@ def guarded(
     whole: Next = permitted
     for each in reversed(guards.middleware):
         whole = around(each, whole)
-    return cast("Coroutine[Any, Any, Any]", whole(call.data))
+    return whole(call.data)
 
 
 class LentThread:
@@ -160,7 +160,7 @@ def checked_guards(owner: str, option: str, given: object) -> tuple[Any, ...]:
                 f"{owner}: {option} has {each!r}, which is no `async def`",
                 hint=_SHAPES[option],
             )
-    return tuple(cast("Sequence[Any]", given))
+    return tuple(given)
 
 
 _EXAMPLES = {"middleware": "timed, audited", "permissions": "is_clerk"}

@@ -97,9 +97,9 @@ class TypedCodec:
         from pydantic.errors import PydanticUndefinedAnnotation
 
         try:
-            self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-            if not self._adapter.pydantic_complete:
-                self._adapter.rebuild(raise_errors=True)
+            self.adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+            if not self.adapter.pydantic_complete:
+                self.adapter.rebuild(raise_errors=True)
         except (PydanticUserError, PydanticUndefinedAnnotation, NameError) as error:
             hint = None
             if getattr(error, "code", None) == "typed-dict-version":
@@ -114,7 +114,7 @@ class TypedCodec:
         from pydantic import ValidationError
 
         try:
-            text = self._adapter.dump_json(
+            text = self.adapter.dump_json(
                 value, by_alias=True, round_trip=True, warnings="error"
             ).decode()
         except (PydanticSerializationError, UnicodeEncodeError, ValueError) as error:
@@ -122,7 +122,7 @@ class TypedCodec:
         except RecursionError as error:
             raise PayloadError(where, "value", "refers to itself") from error
         try:
-            decoded = self._adapter.validate_json(text)
+            decoded = self.adapter.validate_json(text)
         except ValidationError as error:
             path, problem = _problems(error, "value")[0]
             raise PayloadError(
@@ -139,8 +139,8 @@ class TypedCodec:
         if _unwritable(value, "value", 0) is not None:
             return _unwritten(value, where, error)
         try:
-            text = self._adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
-            _check_same(self._adapter.validate_json(text), value, where, "value", 0)
+            text = self.adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
+            _check_same(self.adapter.validate_json(text), value, where, "value", 0)
         except ValidationError as found:
             path, problem = _problems(found, "value")[0]
             return PayloadError(where, path, f"does not have its declared type: {problem}")
@@ -155,7 +155,7 @@ class TypedCodec:
         from pydantic import ValidationError
 
         try:
-            return self._adapter.validate_json(text)
+            return self.adapter.validate_json(text)
         except ValidationError as error:
             refuse_sealed(text, where)
             path, problem = _problems(error)[0]
@@ -167,9 +167,9 @@ class TypedCodec:
         from pydantic import ValidationError
 
         try:
-            value = self._adapter.validate_python(data)
+            value = self.adapter.validate_python(data)
         except ValidationError as error:
-            raise InvalidInputError(where, _problems(error)) from error
+            raise _invalid(where, error) from error
         return self.encode(value, where)[0]
 
     def admit_json(self, text: str, where: str) -> str:
@@ -177,9 +177,9 @@ class TypedCodec:
 
         _parsed(text, where)
         try:
-            value = self._adapter.validate_json(text)
+            value = self.adapter.validate_json(text)
         except ValidationError as error:
-            raise InvalidInputError(where, _problems(error)) from error
+            raise _invalid(where, error) from error
         return self.encode(value, where)[0]
 
 
@@ -431,6 +431,12 @@ def _find_fields(kind: type[Any]) -> Callable[[Any], list[str]] | None:
         own = list(kind.__pydantic_fields__)
         return lambda value: [*own, *(getattr(value, "__pydantic_extra__", None) or ())]
     return None
+
+
+def _invalid(where: str, error: Any) -> InvalidInputError:
+    """What a pydantic `ValidationError` says of an input."""
+    places = [each["loc"] for each in error.errors(include_url=False, include_context=False)]
+    return InvalidInputError(where, _problems(error), places=places)
 
 
 def _problems(error: Any, root: str = "input") -> list[tuple[str, str]]:

@@ -34,7 +34,7 @@ Messages name what was given and where; hints name the next action.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
@@ -304,9 +304,16 @@ class InvalidInputError(WorkflowError):
 
     code = "PKR308"
 
-    def __init__(self, where: str, problems: list[tuple[str, str]]):
+    def __init__(
+        self,
+        where: str,
+        problems: list[tuple[str, str]],
+        *,
+        places: Sequence[tuple[str | int, ...]] = (),
+    ):
         self.where = where
         self.problems = problems
+        self.places = tuple(places)
         listed = "; ".join(f"{path}: {problem}" for path, problem in problems)
         super().__init__(f"invalid input for {where}: {listed}", hint="")
 

@@ -109,8 +109,8 @@ def _app(app: App) -> dict[str, object]:
 
 def _context(app: App) -> dict[str, object]:
     taken = ("Context", "WorkflowContext", "Rpc", "RpcNames", "Wire", "I", "O", "P", "Any")
-    taken += ("Callable", "Coroutine", "Sequence", "Literal", "Protocol", "TypeAlias", "TypeVar")
-    imports = Imports((), (*taken, "Middleware", "Permission", "pikku"))
+    typing = ("Callable", "Coroutine", "Sequence", "Literal", "Protocol", "TypeAlias", "TypeVar")
+    imports = Imports((), (*taken, *typing, "Middleware", "Permission", "pikku"))
     imports.use([app.services, app.session])
     text = imports.text(app.services)
     return {

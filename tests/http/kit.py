@@ -1,0 +1,256 @@
+"""An app that exposes some of what it has, and ways to ask it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import httpx2
+from pydantic import BaseModel, Field
+from starlette.requests import Request
+from typing_extensions import TypedDict
+
+from pikku import (
+    Action,
+    App,
+    Call,
+    FunctionContext,
+    Next,
+    PermissionDeniedError,
+    PublicError,
+    Registry,
+    RetryError,
+    Signal,
+    UnauthorizedError,
+    WorkflowFunctionContext,
+    WorkflowWire,
+)
+from pikku._history import RunInfo
+
+Ctx = FunctionContext[Any, Any]
+Wf = WorkflowFunctionContext[Any, Any, WorkflowWire]
+
+
+class Line(BaseModel):
+    sku: str
+    quantity: int = Field(ge=1)
+
+
+class Order(BaseModel):
+    order_id: str
+    lines: list[Line]
+    total: Decimal
+
+
+class Plan(TypedDict):
+    name: str
+
+
+@dataclass(frozen=True)
+class Person:
+    user_id: str
+    scopes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Support(Person):
+    """Somebody who may see the runs of others, and answer for them."""
+
+    def may_access(self, run: RunInfo, action: Action, /) -> bool:
+        return action.kind in ("read", "approve")
+
+
+class OutOfPaper(PublicError):
+    pass
+
+
+class Desk:
+    """The app, and what has happened in it.
+
+    Attributes:
+        called: the functions that were called, with their input.
+        asked: what the hook was asked.
+    """
+
+    def __init__(self, *, hook: bool = False, expose: bool = True) -> None:
+        self.called: list[Any] = []
+        self.asked: list[Action] = []
+        self.gate = asyncio.Event()
+        self.registry = Registry("desk_pikku")
+        self.app: App[Any] = App(
+            registry=self.registry,
+            package="desk_pikku",
+            authorize=self.authorize if hook else None,
+        )
+        self._functions()
+        self._workflows()
+
+    async def authorize(self, request: Request, action: Action) -> Person | None:
+        """Lets in whoever says a name; `Bearer support` may see more."""
+        self.asked.append(action)
+        token = request.headers.get("authorization", "").removeprefix("Bearer ")
+        match token:
+            case "":
+                return None
+            case "expired":
+                raise UnauthorizedError("the token has expired")
+            case "banned":
+                raise PermissionDeniedError("not any more")
+            case "broken":
+                raise RuntimeError("secret: the directory is down")
+            case "nameless":
+                return Person("")
+            case "support":
+                return Support("support", ("money",))
+            case _:
+                return Person(token)
+
+    def _functions(self) -> None:
+        func, called = self.registry.pikku_func, self.called
+
+        @func(expose=True)
+        async def echo(ctx: Ctx, data: Any) -> Any:
+            called.append(data)
+            return data
+
+        @func(expose=True)
+        async def total(ctx: Ctx, order: Order) -> Decimal:
+            called.append(order)
+            return order.total * len(order.lines)
+
+        @func(expose=True)
+        def ping(ctx: Ctx) -> str:
+            called.append("ping")
+            return "pong"
+
+        @func(expose=True, name="with/slash and ü")
+        async def odd(ctx: Ctx) -> int:
+            return 1
+
+        @func
+        async def inner(ctx: Ctx, data: Any) -> Any:
+            called.append(("inner", data))
+            return data
+
+        @func(expose=True)
+        async def outer(ctx: Ctx, data: Any) -> Any:
+            return await ctx.rpc.inner(data)
+
+        @func(expose=True)
+        async def fail(ctx: Ctx, how: str) -> None:
+            called.append(how)
+            if how == "public":
+                raise OutOfPaper("out of paper")
+            if how == "later":
+                raise RetryError(after=__import__("datetime").timedelta(seconds=7))
+            if how == "input":
+                await ctx.rpc.total({"nonsense": 1})
+            raise ValueError("secret: the password is 1234")
+
+        async def is_clerk(ctx: Ctx, data: Any) -> bool:
+            return ctx.session is not None and ctx.session.user_id == "clerk"
+
+        async def seen(ctx: Ctx, call: Call, next: Next) -> Any:
+            called.append(f"seen {call.function}")
+            return await next(call.data)
+
+        @func(expose=True, permissions=[is_clerk], middleware=[seen])
+        async def guarded(ctx: Ctx) -> str:
+            called.append("guarded")
+            return f"hello {ctx.session.user_id}"
+
+        @func(expose=True)
+        async def begin(ctx: Ctx) -> str:
+            return (await ctx.rpc.start_workflow("greet", "ann", wait=False)).run_id
+
+    def _workflows(self) -> None:
+        registry = self.registry
+
+        @registry.pikku_workflow_func
+        async def greet(ctx: Wf, name: str) -> str:
+            greeting: str = await ctx.workflow.do("Say it", lambda: f"hello {name}")
+            return greeting
+
+        @registry.pikku_workflow_func
+        async def order(ctx: Wf, order: Order) -> Decimal:
+            return order.total
+
+        @registry.pikku_workflow_func
+        async def hold(ctx: Wf) -> str:
+            await ctx.workflow.do("Before", lambda: 1)
+            await ctx.workflow.do("Hold", self.gate.wait)
+            return "held"
+
+        @registry.pikku_workflow_func
+        async def break_down(ctx: Wf) -> None:
+            await ctx.workflow.do("Break", "fail", "now", retries=0)
+
+        @registry.pikku_workflow_func
+        async def trial(ctx: Wf) -> str:
+            plan = await ctx.workflow.wait_for_signal("Wait", Signal[Plan]("upgraded"))
+            return plan["name"]
+
+        @registry.pikku_workflow_func
+        async def purchase(ctx: Wf) -> str:
+            decision = await ctx.workflow.approval(
+                "Approve it", schema=Plan, reason="it is dear", approvers="not_initiator"
+            )
+            return f"{decision.outcome} by {decision.decided_by}"
+
+        @registry.pikku_workflow_func
+        async def nap(ctx: Wf) -> None:
+            await ctx.workflow.suspend("until somebody looks")
+
+        registry.wire_signal(name="upgraded", payload=Plan)
+        for name, func in (
+            ("greet", greet),
+            ("order", order),
+            ("hold", hold),
+            ("break down", break_down),
+            ("trial", trial),
+            ("purchase", purchase),
+            ("nap", nap),
+        ):
+            registry.wire_workflow(name=name, func=func, expose=True)
+        registry.wire_workflow(name="internal", func=registry.pikku_workflow_func(_internal))
+
+    @asynccontextmanager
+    async def open(self, store: str = "memory://") -> AsyncGenerator[httpx2.AsyncClient, None]:
+        """The app, open, and somebody on this machine who asks it."""
+        async with self.app.open(store=store), self.client() as client:
+            try:
+                yield client
+            finally:
+                self.gate.set()
+
+    def client(
+        self, *, base: str = "http://localhost", near: str = "127.0.0.1"
+    ) -> httpx2.AsyncClient:
+        """Somebody who asks."""
+        transport = httpx2.ASGITransport(self.app.asgi(), client=(near, 1234))
+        return httpx2.AsyncClient(transport=transport, base_url=base)
+
+
+async def _internal(ctx: Wf) -> None:
+    await ctx.workflow.sleep("Rest", "1h")
+
+
+def bearer(name: str) -> dict[str, str]:
+    """The headers of somebody of this name."""
+    return {"authorization": f"Bearer {name}"}
+
+
+def events_in(text: str) -> list[tuple[str, str, Any]]:
+    """Each event of a stream: its id, its kind, its data."""
+    found: list[tuple[str, str, Any]] = []
+    for block in text.replace("\r\n", "\n").split("\n\n"):
+        lines = [line.partition(": ") for line in block.splitlines() if not line.startswith(":")]
+        event = {name: value for name, _, value in lines}
+        if event:
+            found.append((event.get("id", ""), event["event"], json.loads(event["data"])))
+    return found
