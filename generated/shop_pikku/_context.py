@@ -12,6 +12,7 @@ from shop_pikku._rpc import Rpc, RpcNames
 from shop_pikku._wire import Wire
 
 if TYPE_CHECKING:
+    from shop.auth import Customer
     from shop.services import Services
 
 I = TypeVar("I")
@@ -34,7 +35,7 @@ registry = pikku.Registry(
 class Context(pikku.FunctionContext["Services", Rpc]):
     """What a function of this project is given: `services`, `rpc`, `step`, `session`, `logger`."""
 
-    session: None
+    session: Customer | None
 
 
 class WorkflowContext(pikku.WorkflowFunctionContext["Services", RpcNames, Wire]):

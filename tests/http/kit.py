@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -31,6 +32,8 @@ from pikku import (
     WorkflowWire,
 )
 from pikku._history import RunInfo
+from pikku._http import make_asgi
+from pikku._http.serving import listening, serve
 
 Ctx = FunctionContext[Any, Any]
 Wf = WorkflowFunctionContext[Any, Any, WorkflowWire]
@@ -147,7 +150,7 @@ class Desk:
             if how == "public":
                 raise OutOfPaper("out of paper")
             if how == "later":
-                raise RetryError(after=__import__("datetime").timedelta(seconds=7))
+                raise RetryError(after=timedelta(seconds=7))
             if how == "input":
                 await ctx.rpc.total({"nonsense": 1})
             raise ValueError("secret: the password is 1234")
@@ -234,6 +237,20 @@ class Desk:
         """Somebody who asks."""
         transport = httpx2.ASGITransport(self.app.asgi(), client=(near, 1234))
         return httpx2.AsyncClient(transport=transport, base_url=base)
+
+
+@asynccontextmanager
+async def serving(app: App[Any]) -> AsyncGenerator[str, None]:
+    """The URL of a server of *app*, which is open."""
+    listener, stop = listening("127.0.0.1", 0), asyncio.Event()
+    ready = asyncio.Event()
+    server = asyncio.ensure_future(serve(make_asgi(app), listener, stop, ready.set))
+    try:
+        await ready.wait()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        stop.set()
+        await server
 
 
 async def _internal(ctx: Wf) -> None:

@@ -22,7 +22,7 @@ _RUN_ID: Schema = {
     "type": "string",
     "minLength": 1,
     "maxLength": 200,
-    "pattern": "^[A-Za-z0-9_.:-]+$",
+    "pattern": "^[!-z]+$",
 }
 _ERROR: Schema = {
     "type": "object",
@@ -161,7 +161,7 @@ def _runs(outputs: list[Schema]) -> dict[str, Any]:
     reason: Schema = {
         "type": "object",
         "required": ["reason"],
-        "properties": {"reason": {"type": "string", "minLength": 1}},
+        "properties": {"reason": {"type": "string", "pattern": r"\S"}},
         "additionalProperties": False,
     }
     last = {"name": "Last-Event-ID", "in": "header", "schema": _TEXT}

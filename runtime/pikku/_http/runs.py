@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal
 
 from pydantic_core import from_json, to_json
@@ -26,6 +27,8 @@ from pikku.errors import (
     RunIdError,
 )
 
+# Of what ids may have, what needs no thought in a header; ids of children have a ~.
+_PLAIN_ID = re.compile(r"[!-z]+")
 WAIT_SECONDS = 30.0
 WAIT_AT_MOST_SECONDS = 60.0
 _OUTCOMES: dict[str, Literal["approved", "rejected"]] = {
@@ -41,10 +44,12 @@ async def start(incoming: Incoming) -> Response:
     if wired is None or not wired.expose:
         raise not_found()
     given = fields(await incoming.body(), ("input", "run_id"))
-    run_id = text_field(given, "run_id") or incoming.request.headers.get("idempotency-key")
-    if run_id is not None:
-        if "~" in check_run_id(run_id):
-            raise RunIdError(f"run_id {run_id!r} is that of a child")
+    run_id = text_field(given, "run_id")
+    key = incoming.request.headers.get("idempotency-key")
+    for each in (run_id, key):
+        if each is not None and not _PLAIN_ID.fullmatch(check_run_id(each)):
+            raise RunIdError(f"run_id {each!r}", hint="use printable ASCII, and no ~")
+    run_id = key if run_id is None else run_id
     declaration = wired.workflow.declaration
     if declaration.takes_input and "input" not in given:
         raise invalid([(("input",), "is missing")])
@@ -146,7 +151,7 @@ async def cancel(incoming: Incoming) -> Response:
     """`POST /runs/{id}/cancel`: ask the run to unwind."""
     run = await incoming.run()
     reason = text_field(fields(await incoming.body(), ("reason",)), "reason")
-    if reason is None or not reason.strip() or not reason.isprintable():
-        raise invalid([(("reason",), "should say something, in one line")])
+    if reason is None or not reason.strip():
+        raise invalid([(("reason",), "should say something")])
     await incoming.opened.control.cancel(run.run_id, reason)
     return answer({"run_id": run.run_id}, 202)
