@@ -25,6 +25,7 @@ from pikku._functions import (
     WorkflowRef,
     external_workflow,
 )
+from pikku._history import RunInfo
 from pikku._payloads import PayloadCodec
 from pikku._retry import Backoff
 from pikku._run import Run, SyncRun
@@ -82,6 +83,7 @@ __all__ = [
     "external_workflow",
     # runs
     "Run",
+    "RunInfo",
     "SyncRun",
     # errors: the rest is in pikku.errors
     "ErrorInfo",

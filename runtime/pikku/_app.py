@@ -749,21 +749,23 @@ class _StepCaller:
         where = f"function {name!r}"
         if func.declaration.takes_input and data is NO_INPUT:
             raise InvalidInputError(where, [("input", "is missing")])
-        text = func.declaration.input.admit(None if data is NO_INPUT else data, where)
-        return (await self.call(func, text))[1]
+        declaration = func.declaration
+        text = declaration.input.admit(None if data is NO_INPUT else data, where)
+        given = declaration.input.decode(text, where) if declaration.takes_input else None
+        value = await self.call(func, given)
+        return declaration.output.encode(value, f"the result of {where}")[1]
 
     def function(self, name: str) -> Func[Any, Any]:
         """The function *name*, if it may be called from here."""
         refuse_in_workflow_body(f"a direct call of {name!r}")
         return self._app.registry.function(name)
 
-    async def call(self, func: Func[Any, Any], text: str) -> tuple[str, Any]:
-        """What *func* returns, given input as canonical JSON *text*: as JSON text, and decoded."""
+    async def call(self, func: Func[Any, Any], data: Any) -> Any:
+        """What *func* returns, given *data* of its declared type, with all that stands around it;
+        the result is not validated."""
         app, declaration, name = self._app, func.declaration, func.name
-        where = f"function {name!r}"
         chain = deeper(self._chain, name)
         context = Contexts(app, app.opened).direct(self._step, name, self._session, chain)
-        data = declaration.input.decode(text, where) if declaration.takes_input else None
 
         async def body(data: Any) -> Any:
             arguments = (context, data) if declaration.takes_input else (context,)
@@ -775,10 +777,8 @@ class _StepCaller:
 
         guards = app.registry.guards(func)
         if any(guards):
-            value = await guarded(guards, Call(name, data, func.tags), context, body)
-        else:
-            value = await body(data)
-        return declaration.output.encode(value, f"the result of {where}")
+            return await guarded(guards, Call(name, data, func.tags), context, body)
+        return await body(data)
 
     async def start_workflow(self, name: str, /, *data: Any, **options: Any) -> Run[Any]:
         return await self._app.start_workflow(name, *data, **self._started_by(options))

@@ -59,6 +59,22 @@ class Codec(Protocol):
         """`admit` for JSON text that somebody typed."""
         ...
 
+    def receive(self, body: bytes, where: str) -> Any:
+        """The value that JSON from outside stands for, which is stored nowhere.
+
+        Raises:
+            InvalidInputError: if it does not fit the declared type.
+        """
+        ...
+
+    def tell(self, value: Any, where: str) -> bytes:
+        """The JSON of *value*, for somebody outside: nobody reads it back here.
+
+        Raises:
+            PayloadError: if it does not have its declared type, or cannot be written.
+        """
+        ...
+
 
 class PlainCodec:
     """For values without a declared type: None, bool, int, finite float, str, lists and str-keyed
@@ -87,6 +103,12 @@ class PlainCodec:
 
     def admit_json(self, text: str, where: str) -> str:
         return self.encode(_parsed(text, where), where)[0]
+
+    def receive(self, body: bytes, where: str) -> Any:
+        return _parsed(body, where)
+
+    def tell(self, value: Any, where: str) -> bytes:
+        return self.encode(value, where)[0].encode()
 
 
 class TypedCodec:
@@ -181,6 +203,25 @@ class TypedCodec:
         except ValidationError as error:
             raise _invalid(where, error) from error
         return self.encode(value, where)[0]
+
+    def receive(self, body: bytes, where: str) -> Any:
+        from pydantic import ValidationError
+
+        if b"NaN" in body or b"Infinity" in body:
+            _parsed(body, where)
+        try:
+            return self.adapter.validate_json(body)
+        except ValidationError as error:
+            _parsed(body, where)
+            raise _invalid(where, error) from error
+
+    def tell(self, value: Any, where: str) -> bytes:
+        try:
+            return self.adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
+        except (PydanticSerializationError, UnicodeEncodeError, ValueError) as error:
+            raise self._refusal(value, where, error) from error
+        except RecursionError as error:
+            raise PayloadError(where, "value", "refers to itself") from error
 
 
 PLAIN = PlainCodec()
@@ -295,7 +336,7 @@ def _name(key: object) -> str:
     return key if isinstance(key, str) else _shown(key)
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str | bytes, where: str) -> Any:
     try:
         return from_json(text, allow_inf_nan=False)
     except (ValueError, TypeError) as error:  # a TypeError: no valid Unicode

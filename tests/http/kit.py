@@ -26,12 +26,12 @@ from pikku import (
     PublicError,
     Registry,
     RetryError,
+    RunInfo,
     Signal,
     UnauthorizedError,
     WorkflowFunctionContext,
     WorkflowWire,
 )
-from pikku._history import RunInfo
 from pikku._http import make_asgi
 from pikku._http.serving import listening, serve
 

@@ -11,7 +11,6 @@ from pikku._http.bodies import parsed
 from pikku._http.incoming import Incoming
 from pikku.errors import (
     InvalidInputError,
-    PayloadError,
     PermissionDeniedError,
     PublicError,
     RetryError,
@@ -30,18 +29,22 @@ async def call(incoming: Incoming) -> Response:
         raise not_found()
     body = await incoming.body()
     declaration = func.declaration
-    given = parsed(body) if body else None
-    if declaration.takes_input and not body:
+    where, data = f"function {name!r}", None
+    if not declaration.takes_input:
+        if body and parsed(body) is not None:
+            raise invalid([((), "the function takes no input")])
+    elif not body:
         raise invalid([((), "is missing")])
-    if not declaration.takes_input and given is not None:
-        raise invalid([((), "the function takes no input")])
-    try:
-        text = declaration.input.admit_json(body.decode() if body else "null", f"function {name!r}")
-    except (InvalidInputError, PayloadError) as error:
-        raise refused_input(error) from None
+    else:
+        try:
+            data = declaration.input.receive(body, where)
+        except InvalidInputError as error:
+            parsed(body)  # that it is no JSON is said otherwise
+            raise refused_input(error) from None
     caller = _StepCaller(incoming.app, None, incoming.session)
     try:
-        returned, _ = await caller.call(func, text)
+        value = await caller.call(func, data)
+        returned = declaration.output.tell(value, f"the result of {where}")
     except (PermissionDeniedError, RetryError):
         raise
     except Exception as error:

@@ -7,6 +7,7 @@ import ipaddress
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import AsyncExitStack
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
@@ -212,6 +213,7 @@ def route_of(segments: list[str]) -> Route | None:
             return None
 
 
+@lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether *host* is this machine and no other can be meant."""
     if host == "localhost":
