@@ -12,8 +12,8 @@ PUBLIC = """
     Action App Approvers Backoff BoundRpc BoundWorkflow Call Config Decision Duration
     EngineOptions ErrorInfo ExternalWorkflow Func FunctionContext Next PayloadCodec
     PermissionDeniedError PikkuError PublicError QueueService Registry RetryError RpcAttributes
-    RpcRef RpcRefAttributes Run RunAccess RunCancelledError RunFailedError RunInfo Saga Session Signal
-    SignalAttributes SignalTimeoutError StepContext StepFailedError StepFailure
+    RpcRef RpcRefAttributes Run RunAccess RunCancelledError RunFailedError RunInfo Saga Session
+    Signal SignalAttributes SignalTimeoutError StepContext StepFailedError StepFailure
     StoreQueueService SyncApp SyncBoundWorkflow SyncRun TerminalError UnauthorizedError Undo
     Work Workflow WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps
     WorkflowWire external_workflow sync_opener

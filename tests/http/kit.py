@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,6 +26,8 @@ from pikku import (
     PublicError,
     Registry,
     RetryError,
+    RpcRef,
+    Run,
     RunInfo,
     Signal,
     UnauthorizedError,
@@ -113,38 +115,56 @@ class Desk:
             case _:
                 return Person(token)
 
-    def _functions(self) -> None:
-        func, called = self.registry.pikku_func, self.called
+    def func(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        """`@desk.func(…)`, as `@pikku_func(…)` of a generated package."""
 
-        @func(expose=True)
+        def decorate(func: Callable[..., Any]) -> Any:
+            return self.registry.pikku_func(func, **options)
+
+        return decorate
+
+    def workflow(self, **options: Any) -> Callable[[Callable[..., Any]], Any]:
+        """Decorate and wire in one go."""
+
+        def decorate(func: Callable[..., Any]) -> Any:
+            made = self.registry.pikku_workflow_func(func)
+            self.registry.wire_workflow(func=made, **options)
+            return made
+
+        return decorate
+
+    def _functions(self) -> None:
+        called = self.called
+
+        @self.func(expose=True)
         async def echo(ctx: Ctx, data: Any) -> Any:
             called.append(data)
             return data
 
-        @func(expose=True)
+        @self.func(expose=True)
         async def total(ctx: Ctx, order: Order) -> Decimal:
             called.append(order)
             return order.total * len(order.lines)
 
-        @func(expose=True)
+        @self.func(expose=True)
         def ping(ctx: Ctx) -> str:
             called.append("ping")
             return "pong"
 
-        @func(expose=True, name="with/slash and ü")
+        @self.func(expose=True, name="with/slash and ü")
         async def odd(ctx: Ctx) -> int:
             return 1
 
-        @func
+        @self.func()
         async def inner(ctx: Ctx, data: Any) -> Any:
             called.append(("inner", data))
             return data
 
-        @func(expose=True)
+        @self.func(expose=True)
         async def outer(ctx: Ctx, data: Any) -> Any:
             return await ctx.rpc.inner(data)
 
-        @func(expose=True)
+        @self.func(expose=True)
         async def fail(ctx: Ctx, how: str) -> None:
             called.append(how)
             if how == "public":
@@ -162,65 +182,54 @@ class Desk:
             called.append(f"seen {call.function}")
             return await next(call.data)
 
-        @func(expose=True, permissions=[is_clerk], middleware=[seen])
+        @self.func(expose=True, permissions=[is_clerk], middleware=[seen])
         async def guarded(ctx: Ctx) -> str:
             called.append("guarded")
             return f"hello {ctx.session.user_id}"
 
-        @func(expose=True)
+        @self.func(expose=True)
         async def begin(ctx: Ctx) -> str:
-            return (await ctx.rpc.start_workflow("greet", "ann", wait=False)).run_id
+            run: Run[str] = await ctx.rpc.start_workflow("greet", "ann", wait=False)
+            return run.run_id
 
     def _workflows(self) -> None:
-        registry = self.registry
-
-        @registry.pikku_workflow_func
+        @self.workflow(name="greet", expose=True)
         async def greet(ctx: Wf, name: str) -> str:
             greeting: str = await ctx.workflow.do("Say it", lambda: f"hello {name}")
             return greeting
 
-        @registry.pikku_workflow_func
+        @self.workflow(name="order", expose=True)
         async def order(ctx: Wf, order: Order) -> Decimal:
             return order.total
 
-        @registry.pikku_workflow_func
+        @self.workflow(name="hold", expose=True)
         async def hold(ctx: Wf) -> str:
             await ctx.workflow.do("Before", lambda: 1)
             await ctx.workflow.do("Hold", self.gate.wait)
             return "held"
 
-        @registry.pikku_workflow_func
+        @self.workflow(name="break down", expose=True)
         async def break_down(ctx: Wf) -> None:
-            await ctx.workflow.do("Break", "fail", "now", retries=0)
+            await ctx.workflow.do("Break", RpcRef[str, None]("fail"), "now", retries=0)
 
-        @registry.pikku_workflow_func
+        @self.workflow(name="trial", expose=True)
         async def trial(ctx: Wf) -> str:
             plan = await ctx.workflow.wait_for_signal("Wait", Signal[Plan]("upgraded"))
             return plan["name"]
 
-        @registry.pikku_workflow_func
+        @self.workflow(name="purchase", expose=True)
         async def purchase(ctx: Wf) -> str:
             decision = await ctx.workflow.approval(
                 "Approve it", schema=Plan, reason="it is dear", approvers="not_initiator"
             )
             return f"{decision.outcome} by {decision.decided_by}"
 
-        @registry.pikku_workflow_func
+        @self.workflow(name="nap", expose=True)
         async def nap(ctx: Wf) -> None:
             await ctx.workflow.suspend("until somebody looks")
 
-        registry.wire_signal(name="upgraded", payload=Plan)
-        for name, func in (
-            ("greet", greet),
-            ("order", order),
-            ("hold", hold),
-            ("break down", break_down),
-            ("trial", trial),
-            ("purchase", purchase),
-            ("nap", nap),
-        ):
-            registry.wire_workflow(name=name, func=func, expose=True)
-        registry.wire_workflow(name="internal", func=registry.pikku_workflow_func(_internal))
+        self.workflow(name="internal")(_internal)
+        self.registry.wire_signal(name="upgraded", payload=Plan)
 
     @asynccontextmanager
     async def open(self, store: str = "memory://") -> AsyncGenerator[httpx2.AsyncClient, None]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from tests.runtime.kit import Ctx, Toy, Wf, World
 
-from pikku import Call, Next, PermissionDeniedError, PublicError, RunFailedError
+from pikku import Call, Next, PermissionDeniedError, PublicError, RpcRef, RunFailedError
 from pikku.errors import DeclarationError, RpcDepthError
 
 MEMORY = World("memory://")
@@ -63,7 +63,7 @@ async def reach(toy: Toy, way: Way, said: list[str], **options: Any) -> Any:
 
     @toy.workflow
     async def doubling(ctx: Wf) -> int:
-        result: int = await ctx.workflow.do("Double it", "double", 3)
+        result = await ctx.workflow.do("Double it", RpcRef[int, int]("double"), 3)
         return result
 
     lab = MEMORY.lab(toy)
@@ -187,7 +187,7 @@ async def test_permissions_are_not_asked_again_by_a_replay(toy: Toy) -> None:
 
     @toy.workflow
     async def long(ctx: Wf) -> int:
-        result: int = await ctx.workflow.do("Double it", "double", 3)
+        result = await ctx.workflow.do("Double it", RpcRef[int, int]("double"), 3)
         await ctx.workflow.sleep("Rest", "1h")
         return result
 
@@ -218,7 +218,7 @@ async def test_a_run_has_no_session_and_a_call_hands_its_own_on(toy: Toy) -> Non
 
     @toy.workflow
     async def flow(ctx: Wf) -> None:
-        await ctx.workflow.do("Do it", "outer")
+        await ctx.workflow.do("Do it", RpcRef[None, None]("outer"))
 
     ann, bob = Clerk("ann"), Clerk("bob", may=False)
     async with MEMORY.lab(toy):
@@ -289,7 +289,7 @@ async def test_a_synchronous_function_raises_through_its_middleware(toy: Toy) ->
 
     @toy.workflow
     async def failing(ctx: Wf, name: str) -> None:
-        await ctx.workflow.do("Do it", name)
+        await ctx.workflow.do("Do it", RpcRef[None, None](name))
 
     async with MEMORY.lab(toy):
         with pytest.raises(RunFailedError, match="out of paper") as failed:

@@ -149,14 +149,23 @@ class Door:
         if self._app.authorize is not None:
             return
         near = request.client is None or is_loopback(request.client.host)
-        named = urlsplit(f"//{request.headers.get('host', '')}").hostname
-        if not near or named is None or not is_loopback(named):
+        if not near or not _names_loopback(request.headers.get("host", "")):
             raise Refusal(
                 403,
                 "forbidden",
                 "only this machine is answered, as nothing asks who is there",
                 'name a hook: [tool.pikku] authorize = "module:function"',
             )
+
+
+@lru_cache(maxsize=256)
+def _names_loopback(host: str) -> bool:
+    """Whether the header *host* names this machine, with any port."""
+    try:
+        named = urlsplit(f"//{host}").hostname
+    except ValueError:
+        return False
+    return named is not None and is_loopback(named)
 
 
 def _check_method(request: Request, method: str) -> None:

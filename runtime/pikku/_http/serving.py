@@ -35,7 +35,8 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        words = os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
+        number = error.errno or 0
+        words = os.strerror(number) if number > 0 else str(error)
         raise ConfigurationError(
             f"cannot listen on {host} port {port}: {words}",
             hint="choose another one: --port 8001",
