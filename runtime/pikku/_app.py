@@ -745,20 +745,16 @@ class _StepCaller:
         self._chain = chain
 
     async def invoke(self, name: str, data: Any) -> Any:
-        func = self.function(name)
-        where = f"function {name!r}"
-        if func.declaration.takes_input and data is NO_INPUT:
-            raise InvalidInputError(where, [("input", "is missing")])
+        refuse_in_workflow_body(f"a direct call of {name!r}")
+        func = self._app.registry.function(name)
         declaration = func.declaration
+        where = f"function {name!r}"
+        if declaration.takes_input and data is NO_INPUT:
+            raise InvalidInputError(where, [("input", "is missing")])
         text = declaration.input.admit(None if data is NO_INPUT else data, where)
         given = declaration.input.decode(text, where) if declaration.takes_input else None
         value = await self.call(func, given)
         return declaration.output.encode(value, f"the result of {where}")[1]
-
-    def function(self, name: str) -> Func[Any, Any]:
-        """The function *name*, if it may be called from here."""
-        refuse_in_workflow_body(f"a direct call of {name!r}")
-        return self._app.registry.function(name)
 
     async def call(self, func: Func[Any, Any], data: Any) -> Any:
         """What *func* returns, given *data* of its declared type, with all that stands around it;

@@ -153,14 +153,14 @@ def checked_guards(owner: str, option: str, given: object) -> tuple[Any, ...]:
         raise DeclarationError(
             f"{owner}: {option} is {given!r}", hint=f"write {option}=[{_EXAMPLES[option]}]"
         )
-    each: object
-    for each in cast("Sequence[object]", given):
+    items = cast("Sequence[object]", given)
+    for each in items:
         if not _is_coroutine_function(each):
             raise DeclarationError(
                 f"{owner}: {option} has {each!r}, which is no `async def`",
                 hint=_SHAPES[option],
             )
-    return tuple(given)
+    return tuple(items)
 
 
 _EXAMPLES = {"middleware": "timed, audited", "permissions": "is_clerk"}

@@ -67,6 +67,8 @@ class Support(Person):
     """Somebody who may see the runs of others, and answer for them."""
 
     def may_access(self, run: RunInfo, action: Action, /) -> bool:
+        if action.kind == "cancel":
+            raise PermissionDeniedError("ask somebody else")
         return action.kind in ("read", "approve")
 
 
@@ -106,6 +108,9 @@ class Desk:
                 raise UnauthorizedError("the token has expired")
             case "banned":
                 raise PermissionDeniedError("not any more")
+            case "confused":
+                await self.app.invoke("total", {})
+                return None
             case "broken":
                 raise RuntimeError("secret: the directory is down")
             case "nameless":

@@ -40,7 +40,14 @@ ROUTES: list[tuple[str, str, Any]] = [
 @pytest.mark.parametrize(("method", "path", "body"), ROUTES)
 @pytest.mark.parametrize(
     ("token", "code"),
-    [("", 401), ("expired", 401), ("banned", 403), ("broken", 500), ("nameless", 500)],
+    [
+        ("", 401),
+        ("expired", 401),
+        ("banned", 403),
+        ("broken", 500),
+        ("confused", 500),
+        ("nameless", 500),
+    ],
 )
 async def test_nobody_passes_whom_the_hook_does_not_let_in(
     desk: Desk, client: httpx2.AsyncClient, method: str, path: str, body: Any, token: str, code: int

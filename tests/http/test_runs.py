@@ -204,7 +204,9 @@ async def test_a_run_is_cancelled(client: httpx2.AsyncClient) -> None:
     assert document["error"]["message"] == "changed my mind"
 
 
-@pytest.mark.parametrize("body", [{}, {"reason": ""}, {"reason": 1}, {"reason": " \n"}, []])
+@pytest.mark.parametrize(
+    "body", [{}, {"reason": ""}, {"reason": 1}, {"reason": " \n"}, {"reason": "a\0"}, []]
+)
 async def test_a_cancel_has_a_reason(client: httpx2.AsyncClient, body: Any) -> None:
     run_id = await started(client, "trial")
 

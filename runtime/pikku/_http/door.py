@@ -20,7 +20,12 @@ from pikku._http.answers import Refusal, answer, not_found, refusal_of
 from pikku._http.incoming import Incoming
 from pikku._http.openapi import openapi
 from pikku._ids import is_unicode
-from pikku.errors import DeclarationError, UnauthorizedError
+from pikku.errors import (
+    DeclarationError,
+    PermissionDeniedError,
+    StoreError,
+    UnauthorizedError,
+)
 
 if TYPE_CHECKING:
     from pikku._app import App
@@ -132,7 +137,12 @@ class Door:
         if hook is None:
             self._check_near(request)
             return None
-        session = await hook(request, action)
+        try:
+            session = await hook(request, action)
+        except (UnauthorizedError, PermissionDeniedError, StoreError):
+            raise
+        except Exception as error:
+            raise RuntimeError("the authorize hook failed") from error
         if session is None:
             raise UnauthorizedError("the authorize hook knows nobody")
         who: object = session.user_id

@@ -13,8 +13,9 @@ from pikku._access import Action, Session, may_access
 from pikku._history import RunInfo
 from pikku._http.answers import not_found
 from pikku._http.bodies import read_body
-from pikku._ids import is_unicode
+from pikku._ids import check_run_id
 from pikku._records import RunRecord
+from pikku.errors import PermissionDeniedError, RunIdError
 
 if TYPE_CHECKING:
     from pikku._app import App, OpenApp
@@ -55,18 +56,23 @@ class Incoming:
             Refusal: there is none, it is of a workflow that is not exposed, or it is not for
                 whoever asks; the three are not told apart.
         """
-        run_id = self.action.run_id or ""
-        if not is_unicode(run_id):
-            raise not_found()
+        try:
+            run_id = check_run_id(self.action.run_id)
+        except RunIdError:  # no run has it, and not every store can be asked
+            raise not_found() from None
         run = await self.opened.engine.store.load_run(run_id)
         wired = None if run is None else self.opened.registry.workflows.get(run.workflow)
         if run is None or wired is None or not wired.expose:
             raise not_found()
-        if self.app.authorize is not None and not may_access(
-            self.session, RunInfo.of(run), self.action
-        ):
+        if self.app.authorize is not None and not self._may_access(run):
             raise not_found()
         return run
+
+    def _may_access(self, run: RunRecord) -> bool:
+        try:
+            return may_access(self.session, RunInfo.of(run), self.action)
+        except PermissionDeniedError:  # a 403 would say that there is such a run
+            return False
 
     async def while_there(self, work: Coroutine[Any, Any, T]) -> T | None:
         """What *work* returns; None if the server stops before.
@@ -77,7 +83,7 @@ class Incoming:
         task = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(self._gone())
         closing = asyncio.ensure_future(self.closing.wait())
-        waiting = {task, gone, closing}
+        waiting: set[asyncio.Future[Any]] = {task, gone, closing}
         try:
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if task.done():

@@ -151,7 +151,7 @@ async def cancel(incoming: Incoming) -> Response:
     """`POST /runs/{id}/cancel`: ask the run to unwind."""
     run = await incoming.run()
     reason = text_field(fields(await incoming.body(), ("reason",)), "reason")
-    if reason is None or not reason.strip():
+    if reason is None or not reason.strip() or "\0" in reason:
         raise invalid([(("reason",), "should say something")])
     await incoming.opened.control.cancel(run.run_id, reason)
     return answer({"run_id": run.run_id}, 202)
