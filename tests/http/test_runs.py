@@ -19,11 +19,15 @@ def desk() -> Desk:
     return Desk()
 
 
-@pytest.fixture(params=["memory://", "sqlite"])
+@pytest.fixture(params=["memory", "sqlite", "redis"])
 async def client(
     desk: Desk, request: pytest.FixtureRequest, tmp_path: Any
 ) -> AsyncGenerator[httpx2.AsyncClient, None]:
-    store = request.param if "://" in request.param else f"sqlite:///{tmp_path}/runs.db"
+    store = "memory://"
+    if request.param == "sqlite":
+        store = f"sqlite:///{tmp_path}/runs.db"
+    elif request.param == "redis":
+        store = request.getfixturevalue("redis_url")
     async with desk.open(store) as client:
         yield client
 
