@@ -840,10 +840,8 @@ class Contexts:
         session: Session | None = None,
         chain: tuple[str, ...] = (),
     ) -> Any:
-        from pikku._ids import new_run_id
-
         if step is None:
-            step = StepContext("", new_run_id(), "", 1, _Wanted())
+            step = StepContext("", "", "", 1, _Wanted())
         extra = {"run_id": step.run_id, "step": step.name, "function": name}
         return self._function(step, extra, session, chain)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from pikku._ids import invocation_id
+from pikku._ids import invocation_id, new_run_id
 from pikku.errors import ProgressError
 
 if TYPE_CHECKING:
@@ -52,11 +52,17 @@ class StepContext:
         report: Callable[[float, str], None] = to_nobody,
     ) -> None:
         self.run_id = run_id
-        self.key = key
         self.name = name
+        self._key = key
         self.attempt_count = attempt_count
         self._cancellation = cancellation
         self._report = report
+
+    @property
+    def key(self) -> str:
+        """The step's key; of a call outside any step, one of its own."""
+        made: str = self._key or self.__dict__.setdefault("_own_key", new_run_id())
+        return made
 
     @property
     def invocation_id(self) -> str:

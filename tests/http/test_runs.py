@@ -290,10 +290,8 @@ async def test_a_running_run_is_followed(desk: Desk, client: httpx2.AsyncClient)
 
     events = events_in((await following).text)
 
-    assert [kind for _, kind, _ in events] == [
-        *("run_started", "step_started", "step_succeeded", "step_started", "step_succeeded"),
-        *("run_completed", "end"),
-    ]
+    history = await desk.app.get_run("hold", run_id).history()
+    assert [kind for _, kind, _ in events] == [*(each.kind for each in history), "end"]
     assert [number for number, _, _ in events[:-1]] == [str(n) for n in range(1, 7)]
 
 

@@ -37,6 +37,8 @@ async def read_body(request: Request, max_payload_bytes: int) -> bytes:
 
 
 def _check_type(header: str) -> None:
+    if header == "application/json":
+        return
     kind, *parameters = [part.strip().lower() for part in header.split(";")]
     charsets = [part.partition("=")[2].strip('"') for part in parameters if "charset" in part]
     if kind != "application/json" or any(each not in ("utf-8", "utf8") for each in charsets):

@@ -202,7 +202,7 @@ def segments_of(scope: Message) -> list[str]:
     if root and (path == root or path.startswith(f"{root}/")):
         parts = parts[root.count("/") :]
     try:
-        return [part if raw is None else unquote(part, errors="strict") for part in parts]
+        return parts if raw is None else [unquote(part, errors="strict") for part in parts]
     except UnicodeDecodeError:
         raise not_found() from None
 
