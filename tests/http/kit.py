@@ -84,7 +84,7 @@ class Desk:
         asked: what the hook was asked.
     """
 
-    def __init__(self, *, hook: bool = False, expose: bool = True) -> None:
+    def __init__(self, *, hook: bool = False) -> None:
         self.called: list[Any] = []
         self.asked: list[Action] = []
         self.gate = asyncio.Event()

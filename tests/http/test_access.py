@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -87,7 +88,20 @@ async def test_the_hook_is_asked_before_the_body_is_read(client: httpx2.AsyncCli
     assert answer.status_code == 401
 
 
-async def test_a_run_is_for_who_has_started_it(desk: Desk, client: httpx2.AsyncClient) -> None:
+@pytest.fixture(params=["memory", "sqlite", "redis", "postgres"])
+async def everywhere(
+    desk: Desk, request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncGenerator[httpx2.AsyncClient, None]:
+    """Somebody who asks an app on each store."""
+    stores = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/runs.db"}
+    named = {"redis": "redis_url", "postgres": "postgres_emptied_url"}
+    store = stores.get(request.param) or request.getfixturevalue(named[request.param])
+    async with desk.open(store) as client:
+        yield client
+
+
+async def test_a_run_is_for_who_has_started_it(desk: Desk, everywhere: httpx2.AsyncClient) -> None:
+    client = everywhere
     ann, bob = bearer("ann"), bearer("bob")
     body = {"run_id": "trial-1"}
     await client.post("/workflows/trial/runs", json=body, headers=ann)
@@ -114,6 +128,12 @@ async def test_a_run_that_nobody_has_started_is_for_nobody(
 
     assert (await client.get(f"/runs/{run}", headers=bearer("ann"))).status_code == 404
     assert (await client.get(f"/runs/{run}", headers=bearer("support"))).status_code == 200
+
+
+async def test_what_no_id_can_be_is_nowhere_on_every_store(everywhere: httpx2.AsyncClient) -> None:
+    for run_id in ("%00", "a%20b", "%7B%7D", "x" * 201):
+        answer = await everywhere.get(f"/runs/{run_id}", headers=bearer("ann"))
+        assert answer.status_code == 404
 
 
 async def test_a_run_that_a_call_starts_is_for_the_caller(client: httpx2.AsyncClient) -> None:

@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
+from starlette.applications import Starlette
+from starlette.routing import Mount
 from tests.http.kit import Desk, serving
 
 from pikku._http.openapi import openapi
@@ -58,7 +61,21 @@ async def test_it_is_served() -> None:
 
         assert answer.status_code == 200
         assert answer.json() == openapi(desk.app)
+        assert answer.json()["servers"] == [{"url": "/"}]
         assert (await client.post("/openapi.json")).status_code == 405
+
+
+async def test_it_says_where_the_app_is_mounted() -> None:
+    desk = Desk()
+    web = Starlette(routes=[Mount("/shop/pikku", desk.app.asgi())])
+    async with (
+        desk.app.open(store="memory://"),
+        httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(web), base_url="http://localhost/shop/pikku"
+        ) as client,
+    ):
+        assert (await client.get("/openapi.json")).json()["servers"] == [{"url": "/shop/pikku"}]
+        assert (await client.post("/rpc/with%2Fslash%20and%20%C3%BC")).json() == 1
 
 
 async def test_what_is_sent_at_random_is_answered_as_the_document_says(tmp_path: Path) -> None:

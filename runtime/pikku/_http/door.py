@@ -11,12 +11,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from urllib.parse import unquote, urlsplit
 
+from pydantic_core import to_json
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from pikku._access import Action, ActionKind, Session
 from pikku._http import calls, events, runs
-from pikku._http.answers import Refusal, answer, not_found, refusal_of
+from pikku._http.answers import Refusal, json_answer, not_found, refusal_of
 from pikku._http.incoming import Incoming
 from pikku._http.openapi import openapi
 from pikku._ids import is_unicode
@@ -61,7 +62,7 @@ class Door:
     def __init__(self, app: App[Any]) -> None:
         self._app = app
         self.closing = asyncio.Event()
-        self._described: bytes | None = None
+        self._described: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
         return f"<Door of {self._app.package}>"
@@ -111,10 +112,7 @@ class Door:
         if segments == ["openapi.json"]:
             _check_method(request, "GET")
             self._check_near(request)
-            if self._described is None:
-                self._app.register()
-                self._described = bytes(answer(openapi(self._app)).body)
-            return Response(self._described, media_type="application/json")
+            return json_answer(self._description(request.scope.get("root_path", "")))
         route = route_of(segments)
         if route is None:
             raise not_found()
@@ -125,6 +123,13 @@ class Door:
             self._app, self._app.opened, request, action, session, route.part, self.closing
         )
         return await route.handler(incoming)
+
+    def _description(self, root: str) -> bytes:
+        """The OpenAPI document of the app where it is mounted at *root*."""
+        if root not in self._described:
+            self._app.register()
+            self._described[root] = to_json(openapi(self._app, root))
+        return self._described[root]
 
     async def _session(self, request: Request, action: Action) -> Session | None:
         """Who asks, as the hook says; without a hook nobody, and only from this machine.

@@ -71,8 +71,8 @@ _READING = ("401", "403", "404", "405", "503")
 _WRITING = ("400", *_READING, "413", "415", "422")
 
 
-def openapi(app: App[Any]) -> dict[str, Any]:
-    """The document, in OpenAPI 3.1."""
+def openapi(app: App[Any], root: str = "") -> dict[str, Any]:
+    """The document, in OpenAPI 3.1, of the app where it is mounted at *root*."""
     registry = app.registry
     schemas = _Schemas()
     functions = [registry.functions[name] for name in sorted(registry.functions)]
@@ -132,6 +132,7 @@ def openapi(app: App[Any]) -> dict[str, Any]:
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": app.package.removesuffix("_pikku"), "version": "1"},
+        "servers": [{"url": root or "/"}],
         "paths": paths,
         "components": {"schemas": {**schemas.definitions(), "Refusal": _ERROR}},
     }
