@@ -236,6 +236,14 @@ class Desk:
         self.workflow(name="internal")(_internal)
         self.registry.wire_signal(name="upgraded", payload=Plan)
 
+    def replace_broken(self) -> None:
+        """Deploy a `fail` that does not."""
+        self.registry.functions.pop("fail")
+
+        @self.func(name="fail")
+        async def mended(ctx: Ctx, how: str) -> None:
+            pass
+
     @asynccontextmanager
     async def open(self, store: str = "memory://") -> AsyncGenerator[httpx2.AsyncClient, None]:
         """The app, open, and somebody on this machine who asks it."""

@@ -64,13 +64,11 @@ async def events_of(
             if loaded.run.status != "running":
                 yield ServerSentEvent(to_json({"status": loaded.run.status}).decode(), event="end")
                 return
-            if ended.done():
-                if ended.exception() is not None:  # the app is being closed
-                    return
-                ended = asyncio.ensure_future(engine.results.result(run_id, None))
-            await _until_it_moves(engine, loaded, {ended, stopped})
-            if stopped.done():
-                return
+            # What has ended and runs again, such as by a retry, is looked up only.
+            sooner = {stopped} if ended.done() else {ended, stopped}
+            await _until_it_moves(engine, loaded, sooner)
+            if stopped.done() or (ended.done() and ended.exception() is not None):
+                return  # the server, or the app, is about to be closed
     finally:
         for each in (ended, stopped):
             each.cancel()
