@@ -20,7 +20,7 @@ from tests.http.kit import Desk, serving
 
 from pikku import App
 from pikku._http import events
-from pikku.errors import ConfigurationError, ExposureError
+from pikku.errors import ConfigurationError, ExposureError, MissingDependencyError
 
 PACKAGE = """\
 from pikku import App, Registry
@@ -248,6 +248,28 @@ async def test_a_server_of_its_own_opens_the_app_unless_it_is_open(
     assert life.sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert (desk.app._open is not None) == open_already
     await desk.app.__aexit__(None, None, None)
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("pikku._http.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette.requests", None)
+
+    with pytest.raises(MissingDependencyError) as caught:
+        Desk().app.asgi()
+
+    assert caught.value.hint == "pip install 'pikku[server]'"
+
+
+async def test_a_hook_that_cannot_be_imported_fails_the_servers_start(project: Path) -> None:
+    package = project / "desk_pikku" / "__init__.py"
+    text = package.read_text().replace('project="..",', 'project="..", authorize="desk.auth:who",')
+    package.write_text(text)
+    server = await program(project, "serve", "--port", "0")
+    _, said = await server.communicate()
+
+    assert server.returncode == 2
+    assert "the authorize hook of desk_pikku cannot be imported" in said.decode()
 
 
 async def test_an_app_that_cannot_be_opened_fails_the_servers_start(

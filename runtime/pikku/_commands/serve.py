@@ -32,7 +32,7 @@ def serve(target: Target, host: str, port: int) -> None:
 
     Runs that are started are executed here, or by workers where `queue_service` says so.
     """
-    from pikku._commands.hosting import log_to_stderr, register, run_until_stopped
+    from pikku._commands.hosting import blaming, log_to_stderr, register, run_until_stopped
 
     app = target.load_app()
     register(app)
@@ -43,7 +43,9 @@ def serve(target: Target, host: str, port: int) -> None:
         if (error.name or "").startswith("pikku"):
             raise
         raise MissingDependencyError("pikku serve", "server") from error
-    if app.authorize is None and not is_loopback(host):
+    with blaming(f"the authorize hook of {app.package} cannot be imported"):
+        hook = app.authorize
+    if hook is None and not is_loopback(host):
         raise ExposureError(f"{host} can be reached from other machines, and there is no hook")
     listener = listening(host, port)
     log_to_stderr()

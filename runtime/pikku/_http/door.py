@@ -84,6 +84,7 @@ class Door:
             try:
                 if self._app._open is None:
                     await stack.enter_async_context(self._app)
+                _ = self._app.authorize  # one that cannot be imported is told now
             except Exception as error:
                 log.exception("%s cannot be opened", self._app.package)
                 await send({"type": "lifespan.startup.failed", "message": str(error)})

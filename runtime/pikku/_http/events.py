@@ -65,7 +65,9 @@ async def events_of(
                 yield ServerSentEvent(to_json({"status": loaded.run.status}).decode(), event="end")
                 return
             # What has ended and runs again, such as by a retry, is looked up only.
-            sooner = {stopped} if ended.done() else {ended, stopped}
+            sooner: set[asyncio.Future[Any]] = {stopped}
+            if not ended.done():
+                sooner.add(ended)
             await _until_it_moves(engine, loaded, sooner)
             if stopped.done() or (ended.done() and ended.exception() is not None):
                 return  # the server, or the app, is about to be closed
