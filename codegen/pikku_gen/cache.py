@@ -16,7 +16,7 @@ from pikku_gen.model.frozen import freeze, thaw
 from pikku_gen.project import SourceFile
 from pikku_gen.write import write_atomically
 
-FORMAT: Final = 4
+FORMAT: Final = 5
 _FOLDER: Final = ".pikku"
 _NAME: Final = "scan.json"
 _TICK: Final = 50_000_000

@@ -607,6 +607,18 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         " `-> AsyncGenerator[Services, None]`.",
     ),
     Entry(
+        "PKG508",
+        "authorize hook",
+        "{0}",
+        'write `authorize = "module:function"`, an `async def` annotated with the sessions that it'
+        " returns",
+        "The hook named in `[tool.pikku]`, which says who asks for something over HTTP, cannot be"
+        " found, is no `async def`, does not take the request and the action, or has no readable"
+        " return annotation.",
+        'authorize = "shop.auth:authorise"',
+        "`async def authorize(request: Request, action: Action) -> Session | None`",
+    ),
+    Entry(
         "PKG601",
         "class made by a call",
         "`{0}` is made by a call, so it has no statement that could be copied",

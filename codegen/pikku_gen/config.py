@@ -43,6 +43,7 @@ class Settings:
     output: str | None = None
     package: str | None = None
     services: str | None = None
+    authorize: str | None = None
     store: str | None = None
     queue_service: str | None = None
     retention: str | None = None
@@ -155,6 +156,7 @@ def _settings(
             output=good.get("output"),
             package=good.get("package"),
             services=good.get("services"),
+            authorize=good.get("authorize"),
             store=good.get("store"),
             queue_service=good.get("queue_service"),
             retention=good.get("retention"),

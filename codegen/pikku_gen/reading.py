@@ -218,7 +218,9 @@ class Reader:
         self._bodies[file.path] = known
 
     def _add(self, file: SourceFile, fact: ScanFact) -> None:
-        if not file.importable and (fact.functions or fact.wires or fact.signals):
+        if not file.importable and (
+            fact.functions or fact.wires or fact.signals or fact.middleware
+        ):
             name = next(part for part in file.module.split(".") if not part.isidentifier())
             self._report("PKG104", file, name)
             return

@@ -23,4 +23,5 @@ app: App[Services] = App(
         "store": "sqlite:///.pikku/runs.db",
     },
     project="../..",
+    authorize="shop.auth:authorize",
 )

@@ -2,6 +2,7 @@
 # ruff: noqa
 # fmt: off
 from collections.abc import Sequence
+from decimal import Decimal
 from pikku import BoundRpc
 from pikku import Duration
 from pikku import RpcRef
@@ -68,6 +69,11 @@ class Rpc:
 
     Order at the supplier.
     """
+    quote: BoundRpc[list[Line], Decimal]
+    """shop.functions:quote
+
+    What an order of these lines would cost: every article has the same price.
+    """
     refund: BoundRpc[Receipt, None]
     """shop.functions:refund
 
@@ -112,6 +118,8 @@ class Rpc:
     async def invoke(self, name: Literal["migrate_customer"], data: int, /) -> None: ...
     @overload
     async def invoke(self, name: Literal["place_order"], data: Purchase, /) -> None: ...
+    @overload
+    async def invoke(self, name: Literal["quote"], data: list[Line], /) -> Decimal: ...
     @overload
     async def invoke(self, name: Literal["refund"], data: Receipt, /) -> None: ...
     @overload
@@ -174,6 +182,11 @@ class RpcNames:
     """shop.purchases:place_order
 
     Order at the supplier.
+    """
+    quote: RpcRef[list[Line], Decimal]
+    """shop.functions:quote
+
+    What an order of these lines would cost: every article has the same price.
     """
     refund: RpcRef[Receipt, None]
     """shop.functions:refund

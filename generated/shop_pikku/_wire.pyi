@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterable
+from decimal import Decimal
 from pikku import Backoff
 from pikku import Duration
 from pikku import RpcRef
@@ -151,6 +152,21 @@ class Wire(WorkflowSteps):
         queue: str | None = None,
         dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
+    @overload
+    async def do(
+        self,
+        step: str,
+        target: Literal["quote"],
+        data: list[Line],
+        /,
+        *,
+        retries: int | None = None,
+        retry_delay: Duration | Backoff | None = None,
+        timeout: Duration | None = None,
+        on_error: RpcRef[StepFailure[list[Line]], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
+    ) -> Decimal: ...
     @overload
     async def do(
         self,
@@ -710,6 +726,39 @@ class Wire(WorkflowSteps):
         queue: str | None = None,
         dispatch: Literal["local", "queue"] | None = None,
     ) -> list[None | StepFailure[Purchase]]: ...
+    @overload
+    async def map(
+        self,
+        step: str,
+        target: Literal["quote"],
+        items: Iterable[list[Line]],
+        /,
+        *,
+        max_concurrency: int | None = None,
+        retries: int | None = None,
+        retry_delay: Duration | Backoff | None = None,
+        timeout: Duration | None = None,
+        on_error: RpcRef[StepFailure[list[Line]], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
+    ) -> list[Decimal]: ...
+    @overload
+    async def map(
+        self,
+        step: str,
+        target: Literal["quote"],
+        items: Iterable[list[Line]],
+        /,
+        *,
+        tolerated_failures: int,
+        max_concurrency: int | None = None,
+        retries: int | None = None,
+        retry_delay: Duration | Backoff | None = None,
+        timeout: Duration | None = None,
+        on_error: RpcRef[StepFailure[list[Line]], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
+    ) -> list[Decimal | StepFailure[list[Line]]]: ...
     @overload
     async def map(
         self,

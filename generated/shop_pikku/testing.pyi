@@ -3,6 +3,7 @@
 # fmt: off
 from collections.abc import Awaitable
 from collections.abc import Callable
+from decimal import Decimal
 from pikku import EngineOptions
 from pikku import StepFailure
 from pikku import Undo
@@ -30,6 +31,7 @@ class Fakes:
     list_customers: Callable[[Page], list[int] | Awaitable[list[int]]]
     migrate_customer: Callable[[int], None | Awaitable[None]]
     place_order: Callable[[Purchase], None | Awaitable[None]]
+    quote: Callable[[list[Line]], Decimal | Awaitable[Decimal]]
     refund: Callable[[Receipt], None | Awaitable[None]]
     release_budget: Callable[[Undo[Purchase, str]], None | Awaitable[None]]
     reserve: Callable[[Line], str | Awaitable[str]]

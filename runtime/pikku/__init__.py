@@ -4,7 +4,9 @@ Applications import most names from their generated package; what is the same fo
 application comes from here.
 """
 
+from pikku._access import Action, RunAccess, Session
 from pikku._app import App, QueueService, StoreQueueService
+from pikku._calls import Call, Next
 from pikku._contexts import FunctionContext, StepContext, WorkflowFunctionContext
 from pikku._decisions import Approvers, Decision
 from pikku._durations import Duration
@@ -23,6 +25,7 @@ from pikku._functions import (
     WorkflowRef,
     external_workflow,
 )
+from pikku._history import RunInfo
 from pikku._payloads import PayloadCodec
 from pikku._retry import Backoff
 from pikku._run import Run, SyncRun
@@ -32,13 +35,16 @@ from pikku._signals import Signal, SignalAttributes
 from pikku._sync import SyncApp, SyncBoundWorkflow, sync_opener
 from pikku._workflow import StepFailure, WorkflowSteps, WorkflowWire
 from pikku.errors import (
+    PermissionDeniedError,
     PikkuError,
+    PublicError,
     RetryError,
     RunCancelledError,
     RunFailedError,
     SignalTimeoutError,
     StepFailedError,
     TerminalError,
+    UnauthorizedError,
 )
 
 __version__ = "0.1.0"
@@ -64,6 +70,12 @@ __all__ = [
     "Saga",
     "Signal",
     "Undo",
+    # around functions, and from outside
+    "Action",
+    "Call",
+    "Next",
+    "RunAccess",
+    "Session",
     # options
     "Approvers",
     "Backoff",
@@ -71,16 +83,20 @@ __all__ = [
     "external_workflow",
     # runs
     "Run",
+    "RunInfo",
     "SyncRun",
     # errors: the rest is in pikku.errors
     "ErrorInfo",
+    "PermissionDeniedError",
     "PikkuError",
+    "PublicError",
     "RetryError",
     "RunCancelledError",
     "RunFailedError",
     "SignalTimeoutError",
     "StepFailedError",
     "TerminalError",
+    "UnauthorizedError",
     # what generated code is made of
     "BoundRpc",
     "BoundWorkflow",

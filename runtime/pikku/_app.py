@@ -5,14 +5,35 @@ from __future__ import annotations
 import importlib
 import inspect
 import typing
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property, partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, Self, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+    cast,
+)
 
+from pikku._access import Action, Session
+from pikku._calls import Call, deeper, guarded
 from pikku._clock import Clock, SystemClock, as_us
 from pikku._contexts import (
     FunctionContext,
@@ -39,7 +60,7 @@ from pikku.errors import (
 if TYPE_CHECKING:
     from pikku._control import Control
     from pikku._engine import Engine
-    from pikku._functions import WiredWorkflow
+    from pikku._functions import Func, WiredWorkflow
     from pikku._history import RunInfo
     from pikku._jobs import ClaimedJob
     from pikku._live import Flight
@@ -68,6 +89,13 @@ if TYPE_CHECKING:
         def get_run(self, name: str, run_id: str, /) -> Any: ...
         def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
 
+
+Authorize: TypeAlias = Callable[[Any, Action], Coroutine[Any, Any, Session | None]]
+_Message: TypeAlias = MutableMapping[str, Any]
+Asgi: TypeAlias = Callable[
+    [_Message, Callable[[], Awaitable[_Message]], Callable[[_Message], Awaitable[None]]],
+    Awaitable[None],
+]
 
 # How many runs are created in one call to the store.
 START_AT_ONCE = 500
@@ -144,11 +172,13 @@ class App(Generic[S_co]):
         workflow_context: type[Any] | None = None,
         settings: Mapping[str, str] | None = None,
         project: str | None = None,
+        authorize: str | Authorize | None = None,
     ) -> None:
         self.registry = registry
         self.package = package
         self._bootstrap = bootstrap
         self._services = services
+        self._authorize = authorize
         self._context: type[Any] = context or FunctionContext[Any, Any]
         self._workflow_context: type[Any] = (
             workflow_context or WorkflowFunctionContext[Any, Any, Any]
@@ -293,13 +323,16 @@ class App(Generic[S_co]):
         if self._bootstrap is not None:
             importlib.import_module(self._bootstrap)
 
+    @property
+    def authorize(self) -> Authorize | None:
+        """The hook that says who asks for something over HTTP; None where there is none."""
+        hook: Authorize | None = _named(self._authorize)
+        return hook
+
     async def _make_services(self, config: Config, closing: AsyncExitStack) -> Any:
-        factory: Any = self._services
+        factory: Any = _named(self._services)
         if factory is None:
             return None
-        if isinstance(factory, str):
-            module, _, name = factory.partition(":")
-            factory = getattr(importlib.import_module(module), name)
         made = factory(config) if inspect.signature(factory).parameters else factory()
         if hasattr(made, "__aenter__"):
             return await closing.enter_async_context(made)
@@ -327,9 +360,33 @@ class App(Generic[S_co]):
 
     # --- calls ----------------------------------------------------------------------------------
 
-    async def invoke(self, name: str, data: Any = NO_INPUT) -> Any:
-        """Call the function *name* directly, in this process: no step, nothing recorded."""
-        return await _StepCaller(self, None).invoke(name, data)
+    async def invoke(
+        self, name: str, data: Any = NO_INPUT, *, session: Session | None = None
+    ) -> Any:
+        """Call the function *name* directly, in this process: no step, nothing recorded.
+
+        Args:
+            session: on whose behalf; permissions, and whatever it calls, are told.
+
+        Raises:
+            UnknownFunctionError: no such function, with the nearest names.
+            InvalidInputError: *data* does not fit its input.
+            PermissionDeniedError: one of its permissions says no.
+            Exception: whatever the function raises.
+        """
+        return await _StepCaller(self, None, session).invoke(name, data)
+
+    def asgi(self) -> Asgi:
+        """The way in over HTTP: an ASGI app that any server serves, and any framework mounts.
+
+        Where the app is not open, it opens it in its own lifespan. `docs/http.md` has its routes.
+
+        Raises:
+            MissingDependencyError: without the extra `server`.
+        """
+        from pikku._http import make_asgi
+
+        return make_asgi(self)
 
     async def start_workflow(
         self,
@@ -653,6 +710,14 @@ def _process_pool(opened: OpenApp, package: str) -> ProcessPool:
     return ProcessPool(opened.engine.loop, package, overrides)
 
 
+def _named(thing: Any) -> Any:
+    """*thing*, or what `module:name` stands for."""
+    if not isinstance(thing, str):
+        return thing
+    module, _, name = thing.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 class _Wanted:
     """The `Cancellation` of a call outside any run."""
 
@@ -660,42 +725,71 @@ class _Wanted:
 
 
 class _StepCaller:
-    """`ctx.rpc` and `ctx.run_async` of a function: calls inherit the step they are made in."""
+    """`ctx.rpc` and `ctx.run_async` of a function: calls inherit the step they are made in, and the
+    session that it was called with.
 
-    def __init__(self, app: App[Any], step: StepContext | None) -> None:
+    Args:
+        chain: the functions that have called one another on the way here.
+    """
+
+    def __init__(
+        self,
+        app: App[Any],
+        step: StepContext | None,
+        session: Session | None = None,
+        chain: tuple[str, ...] = (),
+    ) -> None:
         self._app = app
         self._step = step
+        self._session = session
+        self._chain = chain
 
     async def invoke(self, name: str, data: Any) -> Any:
         refuse_in_workflow_body(f"a direct call of {name!r}")
-        app = self._app
-        func = app.registry.function(name)
+        func = self._app.registry.function(name)
         declaration = func.declaration
         where = f"function {name!r}"
         if declaration.takes_input and data is NO_INPUT:
             raise InvalidInputError(where, [("input", "is missing")])
         text = declaration.input.admit(None if data is NO_INPUT else data, where)
-        context = Contexts(app, app.opened).direct(self._step, name)
-        arguments = (
-            (context, declaration.input.decode(text, where))
-            if declaration.takes_input
-            else (context,)
-        )
-        if func.is_async:
-            value = await func.func(*arguments)
-        else:
-            from asyncio import to_thread
-
-            value = await to_thread(func.func, *arguments)
+        given = declaration.input.decode(text, where) if declaration.takes_input else None
+        value = await self.call(func, given)
         return declaration.output.encode(value, f"the result of {where}")[1]
 
+    async def call(self, func: Func[Any, Any], data: Any) -> Any:
+        """What *func* returns, given *data* of its declared type, with all that stands around it;
+        the result is not validated."""
+        app, declaration, name = self._app, func.declaration, func.name
+        chain = deeper(self._chain, name)
+        context = Contexts(app, app.opened).direct(self._step, name, self._session, chain)
+
+        async def body(data: Any) -> Any:
+            arguments = (context, data) if declaration.takes_input else (context,)
+            if func.is_async:
+                return await func.func(*arguments)
+            from asyncio import to_thread
+
+            return await to_thread(func.func, *arguments)
+
+        guards = app.registry.guards(func)
+        if any(guards):
+            return await guarded(guards, Call(name, data, func.tags), context, body)
+        return await body(data)
+
     async def start_workflow(self, name: str, /, *data: Any, **options: Any) -> Run[Any]:
-        return await self._app.start_workflow(name, *data, **options)
+        return await self._app.start_workflow(name, *data, **self._started_by(options))
 
     async def start_in_transaction(
         self, connection: object, name: str, /, *data: Any, **options: Any
     ) -> Run[Any]:
+        options = self._started_by(options)
         return await self._app.start_in_transaction(connection, name, *data, **options)
+
+    def _started_by(self, options: dict[str, Any]) -> dict[str, Any]:
+        """*options*, and who starts: whoever called, where nothing else is said."""
+        if self._session is None or options.get("started_by") is not None:
+            return options
+        return {**options, "started_by": self._session.user_id}
 
     async def start_many(
         self,
@@ -706,7 +800,8 @@ class _StepCaller:
         tags: Sequence[str] = (),
         started_by: str | None = None,
     ) -> list[Run[Any]]:
-        return await self._app.start_many(name, items, tags=tags, started_by=started_by)
+        options = self._started_by({"tags": tags, "started_by": started_by})
+        return await self._app.start_many(name, items, **options)
 
     def get_run(self, name: str, run_id: str, /) -> Run[Any]:
         return self._app.get_run(name, run_id)
@@ -738,16 +833,27 @@ class Contexts:
         }
         return self._function(step, extra)
 
-    def direct(self, step: StepContext | None, name: str) -> Any:
-        from pikku._ids import new_run_id
-
+    def direct(
+        self,
+        step: StepContext | None,
+        name: str,
+        session: Session | None = None,
+        chain: tuple[str, ...] = (),
+    ) -> Any:
         if step is None:
-            step = StepContext("", new_run_id(), "", 1, _Wanted())
-        return self._function(step, {"run_id": step.run_id, "step": step.name, "function": name})
+            step = StepContext("", "", "", 1, _Wanted())
+        extra = {"run_id": step.run_id, "step": step.name, "function": name}
+        return self._function(step, extra, session, chain)
 
-    def _function(self, step: StepContext, extra: Mapping[str, object]) -> Any:
+    def _function(
+        self,
+        step: StepContext,
+        extra: Mapping[str, object],
+        session: Session | None = None,
+        chain: tuple[str, ...] = (),
+    ) -> Any:
         app = self._app
-        caller = _StepCaller(app, step)
+        caller = _StepCaller(app, step, session, chain)
         assert self._opened is not None
         return app._context(
             self._opened.services,
@@ -756,6 +862,7 @@ class Contexts:
             step.run_id,
             step,
             caller,
+            session,
         )
 
     def workflow(self, run: RunRecord, replay: Replay) -> Any:

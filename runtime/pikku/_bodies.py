@@ -18,6 +18,7 @@ from pikku._error_info import ErrorInfo
 from pikku._payloads import MAX_PAYLOAD_BYTES, check_size
 from pikku._retry import StepPolicy
 from pikku.errors import (
+    CallError,
     InvalidInputError,
     PayloadError,
     ProcessDiedError,
@@ -39,6 +40,8 @@ CANCEL_GRACE_SECONDS = 5.0
 # A step that has lost a worker runs alone, but alone does not mean that everybody waits for ever.
 ALONE_AT_MOST_SECONDS = 10.0
 TRACEBACK_CHARACTERS = 4_000
+# Whose lines stand in a traceback before the author's.
+_BEFORE = ("pikku.", "concurrent.futures.")
 
 
 class Stoppable(Protocol):
@@ -436,7 +439,7 @@ def _success(plan: Plan, value: Any, limit: int | None = None) -> End:
 
 def _failure(plan: Plan, error: BaseException) -> End:
     func = plan.func
-    final = isinstance(error, (TerminalError, PayloadError, InvalidInputError)) or (
+    final = isinstance(error, (TerminalError, PayloadError, InvalidInputError, CallError)) or (
         func is not None and isinstance(error, func.non_retryable)
     )
     after_us = None
@@ -459,7 +462,7 @@ def _timed_out(attempt: Attempt) -> End:
 def trimmed_traceback(error: BaseException) -> str:
     """The traceback from the author's first line on, short enough to be stored with an error."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("pikku."):
+    while trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith(_BEFORE):
         trace = trace.tb_next
     text = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
     text = text.encode("utf-8", "backslashreplace").decode("utf-8")

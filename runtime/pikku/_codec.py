@@ -59,6 +59,22 @@ class Codec(Protocol):
         """`admit` for JSON text that somebody typed."""
         ...
 
+    def receive(self, body: bytes, where: str) -> Any:
+        """The value that JSON from outside stands for, which is stored nowhere.
+
+        Raises:
+            InvalidInputError: if it does not fit the declared type.
+        """
+        ...
+
+    def tell(self, value: Any, where: str) -> bytes:
+        """The JSON of *value*, for somebody outside: nobody reads it back here.
+
+        Raises:
+            PayloadError: if it does not have its declared type, or cannot be written.
+        """
+        ...
+
 
 class PlainCodec:
     """For values without a declared type: None, bool, int, finite float, str, lists and str-keyed
@@ -88,6 +104,12 @@ class PlainCodec:
     def admit_json(self, text: str, where: str) -> str:
         return self.encode(_parsed(text, where), where)[0]
 
+    def receive(self, body: bytes, where: str) -> Any:
+        return _parsed(body, where)
+
+    def tell(self, value: Any, where: str) -> bytes:
+        return self.encode(value, where)[0].encode()
+
 
 class TypedCodec:
     """For a declared type, by its pydantic `TypeAdapter`."""
@@ -97,9 +119,9 @@ class TypedCodec:
         from pydantic.errors import PydanticUndefinedAnnotation
 
         try:
-            self._adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-            if not self._adapter.pydantic_complete:
-                self._adapter.rebuild(raise_errors=True)
+            self.adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+            if not self.adapter.pydantic_complete:
+                self.adapter.rebuild(raise_errors=True)
         except (PydanticUserError, PydanticUndefinedAnnotation, NameError) as error:
             hint = None
             if getattr(error, "code", None) == "typed-dict-version":
@@ -114,7 +136,7 @@ class TypedCodec:
         from pydantic import ValidationError
 
         try:
-            text = self._adapter.dump_json(
+            text = self.adapter.dump_json(
                 value, by_alias=True, round_trip=True, warnings="error"
             ).decode()
         except (PydanticSerializationError, UnicodeEncodeError, ValueError) as error:
@@ -122,7 +144,7 @@ class TypedCodec:
         except RecursionError as error:
             raise PayloadError(where, "value", "refers to itself") from error
         try:
-            decoded = self._adapter.validate_json(text)
+            decoded = self.adapter.validate_json(text)
         except ValidationError as error:
             path, problem = _problems(error, "value")[0]
             raise PayloadError(
@@ -139,8 +161,8 @@ class TypedCodec:
         if _unwritable(value, "value", 0) is not None:
             return _unwritten(value, where, error)
         try:
-            text = self._adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
-            _check_same(self._adapter.validate_json(text), value, where, "value", 0)
+            text = self.adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
+            _check_same(self.adapter.validate_json(text), value, where, "value", 0)
         except ValidationError as found:
             path, problem = _problems(found, "value")[0]
             return PayloadError(where, path, f"does not have its declared type: {problem}")
@@ -155,7 +177,7 @@ class TypedCodec:
         from pydantic import ValidationError
 
         try:
-            return self._adapter.validate_json(text)
+            return self.adapter.validate_json(text)
         except ValidationError as error:
             refuse_sealed(text, where)
             path, problem = _problems(error)[0]
@@ -167,9 +189,9 @@ class TypedCodec:
         from pydantic import ValidationError
 
         try:
-            value = self._adapter.validate_python(data)
+            value = self.adapter.validate_python(data)
         except ValidationError as error:
-            raise InvalidInputError(where, _problems(error)) from error
+            raise _invalid(where, error) from error
         return self.encode(value, where)[0]
 
     def admit_json(self, text: str, where: str) -> str:
@@ -177,10 +199,29 @@ class TypedCodec:
 
         _parsed(text, where)
         try:
-            value = self._adapter.validate_json(text)
+            value = self.adapter.validate_json(text)
         except ValidationError as error:
-            raise InvalidInputError(where, _problems(error)) from error
+            raise _invalid(where, error) from error
         return self.encode(value, where)[0]
+
+    def receive(self, body: bytes, where: str) -> Any:
+        from pydantic import ValidationError
+
+        if b"NaN" in body or b"Infinity" in body:
+            _parsed(body, where)
+        try:
+            return self.adapter.validate_json(body)
+        except ValidationError as error:
+            _parsed(body, where)
+            raise _invalid(where, error) from error
+
+    def tell(self, value: Any, where: str) -> bytes:
+        try:
+            return self.adapter.dump_json(value, by_alias=True, round_trip=True, warnings="error")
+        except (PydanticSerializationError, UnicodeEncodeError, ValueError) as error:
+            raise self._refusal(value, where, error) from error
+        except RecursionError as error:
+            raise PayloadError(where, "value", "refers to itself") from error
 
 
 PLAIN = PlainCodec()
@@ -295,7 +336,7 @@ def _name(key: object) -> str:
     return key if isinstance(key, str) else _shown(key)
 
 
-def _parsed(text: str, where: str) -> Any:
+def _parsed(text: str | bytes, where: str) -> Any:
     try:
         return from_json(text, allow_inf_nan=False)
     except (ValueError, TypeError) as error:  # a TypeError: no valid Unicode
@@ -431,6 +472,12 @@ def _find_fields(kind: type[Any]) -> Callable[[Any], list[str]] | None:
         own = list(kind.__pydantic_fields__)
         return lambda value: [*own, *(getattr(value, "__pydantic_extra__", None) or ())]
     return None
+
+
+def _invalid(where: str, error: Any) -> InvalidInputError:
+    """What a pydantic `ValidationError` says of an input."""
+    places = [each["loc"] for each in error.errors(include_url=False, include_context=False)]
+    return InvalidInputError(where, _problems(error), places=places)
 
 
 def _problems(error: Any, root: str = "input") -> list[tuple[str, str]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from pikku._ids import invocation_id
+from pikku._ids import invocation_id, new_run_id
 from pikku.errors import ProgressError
 
 if TYPE_CHECKING:
@@ -52,11 +52,17 @@ class StepContext:
         report: Callable[[float, str], None] = to_nobody,
     ) -> None:
         self.run_id = run_id
-        self.key = key
         self.name = name
+        self._key = key
         self.attempt_count = attempt_count
         self._cancellation = cancellation
         self._report = report
+
+    @property
+    def key(self) -> str:
+        """The step's key; of a call outside any step, one of its own."""
+        made: str = self._key or self.__dict__.setdefault("_own_key", new_run_id())
+        return made
 
     @property
     def invocation_id(self) -> str:
@@ -110,9 +116,17 @@ class BaseContext(Generic[S_co, R_co]):
 
 
 class FunctionContext(BaseContext[S_co, R_co]):
-    """The `ctx` of a function."""
+    """The `ctx` of a function.
+
+    Attributes:
+        step: which attempt of which step this is.
+        session: who called it, or called what called it: what the `authorize` hook returned. None
+            in a run, and where the program itself calls without one. The generated `Context` has
+            the type that the hook says.
+    """
 
     step: StepContext
+    session: Any
 
     def __init__(
         self,
@@ -122,9 +136,11 @@ class FunctionContext(BaseContext[S_co, R_co]):
         run_id: str,
         step: StepContext,
         caller: Caller,
+        session: Any = None,
     ) -> None:
         super().__init__(services, rpc, logger, run_id)
         self.step = step
+        self.session = session
         self._caller = caller
 
     def run_async(self, coro: Coroutine[Any, Any, T], /) -> T:

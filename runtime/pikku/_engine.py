@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pikku._bodies import Attempt, Bodies, End, Plan, trimmed_traceback
+from pikku._calls import Call, LentThread, guarded
 from pikku._clock import Alarm
 from pikku._codec import first_difference
 from pikku._committer import Committer
@@ -379,8 +380,33 @@ class Engine:
         started_by: str | None = None,
         pinned: bool = False,
     ) -> str:
-        """Create a run, or find the one that was there; its id. A remote run is left to the
-        workers; another one is executed here.
+        """Create a run, or find the one that was there; its id. See `start_or_find`."""
+        made, _ = await self.start_or_find(
+            wired,
+            text,
+            run_id=run_id,
+            wait=wait,
+            tags=tags,
+            delay_us=delay_us,
+            started_by=started_by,
+            pinned=pinned,
+        )
+        return made
+
+    async def start_or_find(
+        self,
+        wired: WiredWorkflow,
+        text: str,
+        *,
+        run_id: str | None,
+        wait: bool,
+        tags: Sequence[str] = (),
+        delay_us: int | None = None,
+        started_by: str | None = None,
+        pinned: bool = False,
+    ) -> tuple[str, RunRecord | None]:
+        """The id of a new run; or that of the run that was there, and its record. A remote run is
+        left to the workers; another one is executed here.
 
         With *wait*, returns when it is final, or when no task of it can move before a timer or
         some word from outside.
@@ -425,7 +451,8 @@ class Engine:
             raise result.error
         if result is not None and result.code == "exists" and result.run is not None:
             _check_same_start(result.run, wired.name, text)
-        return run_id
+            return run_id, result.run
+        return run_id, None
 
     async def start_in_transaction(
         self,
@@ -671,16 +698,30 @@ class Engine:
         declaration = func.declaration
         plan = attempt.plan
 
-        def arguments() -> tuple[Any, ...]:
+        def data() -> Any:
             if not declaration.takes_input:
-                return (context,)
-            return (context, declaration.input.decode(plan.data or "null", plan.where))
+                return None
+            return declaration.input.decode(plan.data or "null", plan.where)
+
+        def call(data: Any) -> Any:
+            return func.func(context, data) if declaration.takes_input else func.func(context)
+
+        guards = self.registry.guards(func)
 
         async def run_async() -> Any:
-            return await func.func(*arguments())
+            if any(guards):
+                return await guarded(guards, Call(func.name, data(), func.tags), context, call)
+            return await call(data())
+
+        def run_sync() -> Any:
+            if not any(guards):
+                return call(data())
+            lent = LentThread(self.loop, call)
+            whole = Call(func.name, data(), func.tags)
+            return lent.run(guarded(guards, whole, context, lent.body))
 
         async def run_fake(fake: Callable[..., Any]) -> Any:
-            made = fake(*arguments()[1:])
+            made = fake(data()) if declaration.takes_input else fake()
             return await made if inspect.isawaitable(made) else made
 
         if (fake := self.fakes.get(func.name)) is not None:
@@ -690,7 +731,7 @@ class Engine:
         elif func.is_async:
             self.bodies.begin_coroutine(attempt, run_async())
         else:
-            self.bodies.begin_thread(attempt, lambda: func.func(*arguments()))
+            self.bodies.begin_thread(attempt, run_sync)
 
     def _begin_process(
         self, run_id: str, workflow: str, flight: Flight | ClaimedJob, attempt: Attempt

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, overload
 
+from pikku._calls import Guards, Middleware, Permission, WiredMiddleware, checked_guards
 from pikku._durations import Duration, duration_us
 from pikku._retry import DEFAULT_POLICY, Backoff, StepPolicy, as_backoff, checked_retries
 from pikku._signals import Signal, WiredSignal
@@ -259,6 +260,8 @@ class Func(RpcRef[I_contra, O_co]):
         executor: Executor | None = None,
         tags: Sequence[str] = (),
         description: str = "",
+        middleware: Sequence[Middleware] = (),
+        permissions: Sequence[Permission] = (),
     ) -> None:
         self.declaration = _Declaration(func, "function")
         super().__init__(name if name is not None else func.__name__)
@@ -271,7 +274,12 @@ class Func(RpcRef[I_contra, O_co]):
         self.policy = step_policy(
             self.declaration.place, DEFAULT_POLICY, retries, retry_delay, timeout
         )
-        check_route(self.declaration.place, queue, dispatch)
+        place = self.declaration.place
+        self.guards = Guards(
+            checked_guards(place, "middleware", middleware),
+            checked_guards(place, "permissions", permissions),
+        )
+        check_route(place, queue, dispatch)
         if executor not in (None, "process"):
             raise DeclarationError(
                 f"{self.declaration.place}: executor is {executor!r}",
@@ -470,6 +478,7 @@ class Registry:
         self.queues: set[str] = set()
         self.workflows: dict[str, WiredWorkflow] = {}
         self.signals: dict[str, WiredSignal[Any]] = {}
+        self.middleware: list[WiredMiddleware] = []
 
     def pikku_func(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register *func*, or return the decorator that will, with *options*.
@@ -561,6 +570,38 @@ class Registry:
             )
         made = self.signals[name] = WiredSignal(name, payload, description)
         return made
+
+    def wire_middleware(self, *middleware: Middleware, tags: Sequence[str] | None = None) -> None:
+        """Put *middleware* around functions, the first one outermost, inside of what was wired
+        before.
+
+        Args:
+            tags: only around functions that have one of these.
+
+        Raises:
+            DeclarationError: if it is no `async def`, or *tags* are none.
+        """
+        found = checked_guards("wire_middleware", "middleware", middleware)
+        if tags is not None and (
+            isinstance(tags, str)
+            or not tags
+            or not all(isinstance(tag, str) and tag for tag in tags)
+        ):
+            raise DeclarationError(
+                f"wire_middleware: tags is {tags!r}",
+                hint='write tags=["one", "two"], or leave it out for every function',
+            )
+        self.middleware += [WiredMiddleware(each, frozenset(tags or ())) for each in found]
+
+    def guards(self, func: Func[Any, Any]) -> Guards:
+        """What stands around *func*: middleware for all functions, then for its tags, then its
+        own; and its permissions."""
+        if not self.middleware:
+            return func.guards
+        tags = frozenset(func.tags)
+        everywhere = [each.middleware for each in self.middleware if not each.tags]
+        tagged = [each.middleware for each in self.middleware if each.tags & tags]
+        return Guards((*everywhere, *tagged, *func.guards.middleware), func.guards.permissions)
 
     def signal(self, name: str) -> WiredSignal[Any]:
         """The declared signal of this *name*.

@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 
 from pikku._app import App, Contexts, OpenApp
 from pikku._bodies import End, Plan, _failure, _success, trimmed_traceback
+from pikku._calls import Call as GuardedCall
+from pikku._calls import LentThread, guarded
 from pikku._contexts import StepContext
 from pikku._error_info import ErrorInfo
 from pikku._logging import log as run_log
@@ -222,20 +224,33 @@ class CallServer:
             },
         )
 
-        def arguments() -> tuple[Any, ...]:
+        def data() -> Any:
             if not declaration.takes_input:
-                return (context,)
-            return (context, declaration.input.decode(call.data or "null", call.where))
+                return None
+            return declaration.input.decode(call.data or "null", call.where)
+
+        def body(data: Any) -> Any:
+            return func.func(context, data) if declaration.takes_input else func.func(context)
+
+        guards = self._registry.guards(func)
 
         def work() -> End:
             try:
-                return _success(plan, func.func(*arguments()))
+                if not any(guards):
+                    return _success(plan, body(data()))
+                lent = LentThread(loop, body)
+                whole = GuardedCall(func.name, data(), func.tags)
+                return _success(plan, lent.run(guarded(guards, whole, context, lent.body)))
             except BaseException as error:
                 return _failure(plan, error)
 
+        loop = asyncio.get_running_loop()
         if not func.is_async:
             return await asyncio.to_thread(work)
         try:
-            return _success(plan, await func.func(*arguments()))
+            if not any(guards):
+                return _success(plan, await body(data()))
+            whole = GuardedCall(func.name, data(), func.tags)
+            return _success(plan, await guarded(guards, whole, context, body))
         except BaseException as error:
             return _failure(plan, error)

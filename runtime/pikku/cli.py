@@ -17,6 +17,7 @@ from pikku._commands.doctor import doctor
 from pikku._commands.init import init
 from pikku._commands.output import complain
 from pikku._commands.runs import runs
+from pikku._commands.serve import serve
 from pikku._commands.target import Target
 from pikku._commands.worker import worker
 from pikku.errors import (
@@ -101,7 +102,7 @@ def main(context: click.Context, app: str | None, store: str | None, version: bo
         click.echo(context.get_help())
 
 
-for _command in (demo, init, dev, runs, worker, doctor, db):
+for _command in (demo, init, dev, runs, worker, serve, doctor, db):
     main.add_command(_command)
 for _command in (
     *(words.signal, words.approvals, words.approve, words.reject),

@@ -2,7 +2,7 @@
 
     PikkuError
     ├─ ConfigurationError  PKR1xx  StoreUrlError · MissingDependencyError · SettingError
-    │                              AppNotOpenError · AppNotFoundError
+    │                              AppNotOpenError · AppNotFoundError · ExposureError
     ├─ RegistrationError   PKR2xx  UnknownFunctionError · UnknownWorkflowError
     │                              DuplicateNameError · DeclarationError · UnknownSignalError
     ├─ WorkflowError       PKR3xx  NonDeterminismError · StepFailedError · RunFailedError
@@ -21,9 +21,11 @@
     │                              StoreReadOnlyError · StoreFullError · CorruptStoreError
     │                              StoreUnsafeError · TransactionError
     │                              CorruptStateError · SealError
+    ├─ CallError           PKR6xx  RpcDepthError · PermissionDeniedError · UnauthorizedError
     └─ InternalError       PKR9xx
 
     raised by authors, on purpose:  TerminalError (do not retry) · RetryError (try again after …)
+                                    PublicError (its words may be shown to callers)
     control flow, private:          Discarded(BaseException)
 
 A class's docstring is its sentence in docs/errors.md, `remedy` the advice beside it.
@@ -32,7 +34,7 @@ Messages name what was given and where; hints name the next action.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
@@ -133,6 +135,16 @@ class AppNotFoundError(ConfigurationError):
 
     code = "PKR105"
     remedy = "pass --app PACKAGE, set PIKKU_APP, or run inside a folder with [tool.pikku]"
+
+
+class ExposureError(ConfigurationError):
+    """Other machines could reach the app, and no `authorize` hook asks who they are."""
+
+    code = "PKR106"
+    remedy = (
+        'name a hook, [tool.pikku] authorize = "shop.auth:authorize", and run pikku-gen; or serve'
+        " on 127.0.0.1"
+    )
 
 
 # --- registration -------------------------------------------------------------
@@ -292,9 +304,16 @@ class InvalidInputError(WorkflowError):
 
     code = "PKR308"
 
-    def __init__(self, where: str, problems: list[tuple[str, str]]):
+    def __init__(
+        self,
+        where: str,
+        problems: list[tuple[str, str]],
+        *,
+        places: Sequence[tuple[str | int, ...]] = (),
+    ):
         self.where = where
         self.problems = problems
+        self.places = tuple(places)
         listed = "; ".join(f"{path}: {problem}" for path, problem in problems)
         super().__init__(f"invalid input for {where}: {listed}", hint="")
 
@@ -502,6 +521,39 @@ class LeaseLostError(QueueError):
     remedy = "look for what stopped the process or its event loop; nothing recorded is lost"
 
 
+# --- calls of functions -----------------------------------------------------------
+
+
+class CallError(PikkuError):
+    """A call of a function is refused."""
+
+    code = "PKR600"
+
+
+class RpcDepthError(CallError):
+    """Functions call one another without end."""
+
+    code = "PKR601"
+    remedy = "look for the function that calls itself, or start a workflow instead"
+
+    def __init__(self, chain: tuple[str, ...]):
+        self.chain = chain
+        shown = chain if len(chain) <= 9 else (*chain[:4], "…", *chain[-4:])
+        super().__init__(f"{len(chain) - 1} calls inside one another: {' → '.join(shown)}")
+
+
+class PermissionDeniedError(CallError):
+    """Whoever calls may not. Permissions and the `authorize` hook may raise it, too."""
+
+    code = "PKR602"
+
+
+class UnauthorizedError(CallError):
+    """Nobody knows who asks. Raise it in the `authorize` hook, or return None there."""
+
+    code = "PKR603"
+
+
 # --- stores ---------------------------------------------------------------------
 
 
@@ -606,6 +658,11 @@ class RetryError(Exception):
     def __init__(self, message: str = "try again", *, after: timedelta):
         self.after = after
         super().__init__(message)
+
+
+class PublicError(Exception):
+    """Raise it, or a class derived from it, to have its class's name and its message shown to
+    whoever calls the function over HTTP; of other errors they learn nothing."""
 
 
 class Discarded(BaseException):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 from pikku import StepFailure
 from shop.types import Charge, Line, Onboarding, Receipt, SendEmail, Shipment
 from shop_pikku import Context, pikku_func
@@ -11,6 +13,8 @@ DECLINED = "declined"
 
 FLAKY = "flaky"
 """A card whose first attempt fails."""
+
+PRICE = Decimal("9.90")
 
 NOWHERE = "nowhere"
 """An address to which nothing can be shipped."""
@@ -35,6 +39,12 @@ async def create_user_profile(ctx: Context, data: Onboarding) -> None:
 def send_email(ctx: Context, data: SendEmail) -> None:
     """Send an email. Synchronous: it runs in a thread."""
     ctx.services.mailer.send(ctx.step.invocation_id, data["to"], data["message"])
+
+
+@pikku_func(expose=True)
+async def quote(ctx: Context, lines: list[Line]) -> Decimal:
+    """What an order of these lines would cost: every article has the same price."""
+    return PRICE * sum(line.quantity for line in lines)
 
 
 @pikku_func

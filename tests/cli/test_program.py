@@ -40,6 +40,7 @@ def test_every_command_says_what_it_does() -> None:
         "doctor",
         "init",
         "runs",
+        "serve",
         "worker",
     ]
     assert all(len(line.split()) > 1 for line in listed if line.strip())

@@ -42,6 +42,7 @@ PROJECT = """\
 [tool.pikku]
 root = "shop"
 services = "shop.services:create_services"
+authorize = "shop.auth:authorize"
 
 [tool.pytest.ini_options]
 pythonpath = ["."]

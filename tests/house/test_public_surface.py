@@ -9,14 +9,14 @@ import pikku.errors
 import pikku.testing
 
 PUBLIC = """
-    App Approvers BoundRpc BoundWorkflow Backoff Config Decision Duration EngineOptions ErrorInfo
-    ExternalWorkflow Func
-    FunctionContext PayloadCodec PikkuError QueueService Registry RetryError RpcAttributes RpcRef
-    RpcRefAttributes Run RunCancelledError RunFailedError Saga Signal SignalAttributes
-    SignalTimeoutError StepContext StepFailedError
-    StepFailure StoreQueueService SyncApp SyncBoundWorkflow SyncRun TerminalError Undo Workflow
-    Work WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps WorkflowWire
-    external_workflow sync_opener
+    Action App Approvers Backoff BoundRpc BoundWorkflow Call Config Decision Duration
+    EngineOptions ErrorInfo ExternalWorkflow Func FunctionContext Next PayloadCodec
+    PermissionDeniedError PikkuError PublicError QueueService Registry RetryError RpcAttributes
+    RpcRef RpcRefAttributes Run RunAccess RunCancelledError RunFailedError RunInfo Saga Session
+    Signal SignalAttributes SignalTimeoutError StepContext StepFailedError StepFailure
+    StoreQueueService SyncApp SyncBoundWorkflow SyncRun TerminalError UnauthorizedError Undo
+    Work Workflow WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps
+    WorkflowWire external_workflow sync_opener
 """.split()
 
 

@@ -9,6 +9,7 @@ from typing import Final
 from pikku_gen.diagnostics import Diagnostic, diagnostic
 from pikku_gen.link.annotations import resolve_annotation
 from pikku_gen.link.attributes import attribute_for
+from pikku_gen.link.authorize import resolve_authorize
 from pikku_gen.link.functions import function_named
 from pikku_gen.link.graph import Graphs, version_of
 from pikku_gen.link.schemas import describe
@@ -68,6 +69,8 @@ def link(
     workflows = [_versioned(flow, graphs, placed=placed) for flow in workflows]
     services, services_path, wrong = resolve_services(project, table)
     problems += wrong
+    session, authorize_path, wrong = resolve_authorize(project, table)
+    problems += wrong
     used = {workflow.function.key for workflow in workflows}
     settings = project.settings
     return App(
@@ -76,6 +79,8 @@ def link(
         project=project.way_back,
         services=services,
         services_path=services_path,
+        session=session,
+        authorize_path=authorize_path,
         settings={
             key: value
             for key, value in (
@@ -99,7 +104,7 @@ def link(
             sorted(
                 source.module
                 for source, fact in scanned
-                if fact.functions or fact.wires or fact.signals
+                if fact.functions or fact.wires or fact.signals or fact.middleware
             )
         ),
         helpers=tuple(helpers),

@@ -176,6 +176,9 @@ class App:
     """The way from the package's folder to the project's, with forward slashes."""
     services: TypeRef
     services_path: str
+    session: TypeRef
+    """What `ctx.session` is."""
+    authorize_path: str
     settings: Mapping[str, str]
     rpcs: tuple[RpcModel, ...]
     workflows: tuple[WorkflowModel, ...]

@@ -371,6 +371,8 @@ class ScanFact:
     functions: tuple[FunctionFact, ...] = ()
     wires: tuple[WireFact, ...] = ()
     signals: tuple[SignalFact, ...] = ()
+    middleware: tuple[Span, ...] = ()
+    """Where middleware is wired."""
     helpers: tuple[HelperFact, ...] = ()
     uses: tuple[NameUse, ...] = ()
     problems: tuple[Problem, ...] = ()

@@ -22,6 +22,7 @@ def manifest_of(app: App, files: Iterable[str]) -> dict[str, object]:
         "package": app.package,
         "root": app.root,
         "services": app.services_path or None,
+        "authorize": app.authorize_path or None,
         "files": sorted(files),
         "functions": [_function(rpc) for rpc in app.rpcs],
         "workflows": [_workflow(flow) for flow in app.workflows],

@@ -101,6 +101,7 @@ def _app(app: App) -> dict[str, object]:
         "imports": imports.lines(),
         "services": imports.text(app.services),
         "services_path": app.services_path,
+        "authorize_path": app.authorize_path,
         "settings": sorted(app.settings.items()),
         "project": app.project,
     }
@@ -108,13 +109,13 @@ def _app(app: App) -> dict[str, object]:
 
 def _context(app: App) -> dict[str, object]:
     taken = ("Context", "WorkflowContext", "Rpc", "RpcNames", "Wire", "I", "O", "P", "Any")
-    imports = Imports(
-        (), (*taken, "Callable", "Coroutine", "Sequence", "Literal", "Protocol", "TypeVar", "pikku")
-    )
-    imports.use([app.services])
+    typing = ("Callable", "Coroutine", "Sequence", "Literal", "Protocol", "TypeAlias", "TypeVar")
+    imports = Imports((), (*taken, *typing, "Middleware", "Permission", "pikku"))
+    imports.use([app.services, app.session])
     text = imports.text(app.services)
     return {
         "imports": imports.lines(),
+        "session": imports.text(app.session),
         "services_argument": text if app.services.is_none else literal(text),
         "versions": [(flow.name, flow.version) for flow in app.workflows],
     }

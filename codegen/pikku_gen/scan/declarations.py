@@ -23,6 +23,7 @@ from pikku_gen.model.facts import (
     SymbolsFact,
     WireFact,
 )
+from pikku_gen.model.places import Span
 from pikku_gen.scan.expressions import (
     boolean,
     dotted,
@@ -58,10 +59,13 @@ _OPTIONS: Final[dict[Kind, tuple[str, ...]]] = {
         "executor",
         "tags",
         "description",
+        "middleware",
+        "permissions",
     ),
     "workflow": ("timeout",),
 }
 _WIRE_OPTIONS: Final = ("name", "func", "description", "tags", "expose")
+_MIDDLEWARE_OPTIONS: Final = ("tags",)
 _SIGNAL_OPTIONS: Final = ("name", "payload", "description")
 _TYPES: Final = (cst.Name, cst.Attribute, cst.Subscript, cst.BinaryOperation)
 """What a payload may be written as."""
@@ -87,6 +91,7 @@ def scan_module(text: str, symbols: SymbolsFact, names: Names, *, located: bool)
         functions=tuple(scan.functions),
         wires=tuple(scan.wires),
         signals=tuple(scan.signals),
+        middleware=tuple(scan.middleware),
         helpers=tuple(scan.helpers),
         uses=uses,
         problems=tuple(scan.problems),
@@ -104,6 +109,7 @@ class _Scan:
     functions: list[FunctionFact] = field(default_factory=list[FunctionFact])
     wires: list[WireFact] = field(default_factory=list[WireFact])
     signals: list[SignalFact] = field(default_factory=list[SignalFact])
+    middleware: list[Span] = field(default_factory=list[Span])
     helpers: list[HelperFact] = field(default_factory=list[HelperFact])
     problems: list[Problem] = field(default_factory=list[Problem])
 
@@ -145,6 +151,8 @@ class _Scan:
                         self._problem("PKG105", call.func, meant)
                 elif meant == "wire_signal":
                     self._signal(call, "", top=top)
+                elif meant == "wire_middleware":
+                    self._middleware(call, top=top)
                 elif meant in DECORATORS or self._is_applied(call):
                     self._problem("PKG106", call.func, meant or self._applied_name(call))
             case cst.Assign(value=cst.Call() as call) | cst.AnnAssign(value=cst.Call() as call):
@@ -295,6 +303,23 @@ class _Scan:
                 expose=(boolean(exposed) if exposed else None) or False,
             )
         )
+
+    # --- middleware
+
+    def _middleware(self, call: cst.Call, *, top: bool) -> None:
+        if not top:
+            self._problem("PKG105", call.func, "wire_middleware")
+            return
+        given = [argument for argument in call.args if argument.keyword is None]
+        for argument in call.args:
+            keyword = argument.keyword
+            if keyword is not None and keyword.value not in _MIDDLEWARE_OPTIONS:
+                self._unknown_option(keyword, "wire_middleware", _MIDDLEWARE_OPTIONS)
+        if not given:
+            hint = "write `wire_middleware(timed)`, with `tags=[…]` for some functions only"
+            self._problem("PKG106", call.func, "wire_middleware", hint)
+            return
+        self.middleware.append(self.locate(call.func))
 
     # --- signals
 

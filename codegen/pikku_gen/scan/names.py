@@ -17,13 +17,20 @@ PUBLIC: Final = frozenset(
         "get_run",
         "rpc",
         "workflows",
+        "wire_middleware",
         "wire_signal",
         "send_signal",
         "signals",
         "WorkflowContext",
     }
 )
-NEEDLES: Final = ("pikku_func", "pikku_workflow_func", "wire_workflow", "wire_signal")
+NEEDLES: Final = (
+    "pikku_func",
+    "pikku_workflow_func",
+    "wire_middleware",
+    "wire_signal",
+    "wire_workflow",
+)
 _INNER: Final = ("_context", "_workflows", "_rpc", "_signals")
 
 Follow = Callable[[str], str]

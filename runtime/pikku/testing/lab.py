@@ -208,11 +208,12 @@ class WorkflowLab(Generic[S]):
         """How often a body was begun for steps of this name (or key), over all processes."""
         return self._executions[step]
 
-    def context(self) -> Any:
-        """A `ctx` for calling a plain function: `await charge.func(lab.context(), data)`."""
+    def context(self, *, session: Any = None) -> Any:
+        """A `ctx` for calling a plain function: `await charge.func(lab.context(), data)`; with
+        *session*, on somebody's behalf."""
         from pikku._app import Contexts
 
-        return Contexts(self.app, self._opened).direct(None, "")
+        return Contexts(self.app, self._opened).direct(None, "", session)
 
     # --- what the engine tells ------------------------------------------------------------------
 

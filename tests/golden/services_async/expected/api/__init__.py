@@ -7,6 +7,7 @@ from api._context import Context as Context
 from api._context import WorkflowContext as WorkflowContext
 from api._context import pikku_func as pikku_func
 from api._context import pikku_workflow_func as pikku_workflow_func
+from api._context import wire_middleware as wire_middleware
 from api._context import wire_signal as wire_signal
 from api._context import wire_workflow as wire_workflow
 from api._app import app as app
@@ -28,6 +29,7 @@ __all__ = [
     "send_signal",
     "signals",
     "start_workflow",
+    "wire_middleware",
     "wire_signal",
     "wire_workflow",
     "workflows",

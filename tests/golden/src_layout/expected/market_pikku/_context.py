@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import pikku
 
@@ -27,11 +27,17 @@ registry = pikku.Registry(
 
 
 class Context(pikku.FunctionContext["Kit", Rpc]):
-    """What a function of this project is given: `services`, `rpc`, `step`, `logger`."""
+    """What a function of this project is given: `services`, `rpc`, `step`, `session`, `logger`."""
+
+    session: None
 
 
 class WorkflowContext(pikku.WorkflowFunctionContext["Kit", RpcNames, Wire]):
     """What a workflow of this project is given: `workflow` for its steps, `rpc` as targets."""
+
+
+Middleware: TypeAlias = Callable[[Context, pikku.Call, pikku.Next], Coroutine[Any, Any, Any]]
+Permission: TypeAlias = Callable[[Context, Any], Coroutine[Any, Any, bool | None]]
 
 
 class FuncDecorator(Protocol):
@@ -78,6 +84,8 @@ def pikku_func(
     executor: Literal["process"] | None = None,
     tags: Sequence[str] = (),
     description: str = "",
+    middleware: Sequence[Middleware] = (),
+    permissions: Sequence[Permission] = (),
 ) -> FuncDecorator: ...
 def pikku_func(func: Any = None, /, **options: Any) -> Any:
     """Makes a function callable by name: as `ctx.rpc.<name>`, and as the target of a step."""
@@ -105,6 +113,12 @@ def wire_workflow(
 ) -> None:
     """Makes a workflow startable under a name."""
     registry.wire_workflow(name=name, func=func, description=description, tags=tags, expose=expose)
+
+
+def wire_middleware(*middleware: Middleware, tags: Sequence[str] | None = None) -> None:
+    """Puts middleware around every function, or around those with one of the tags; the first one
+    outermost, inside of what was wired before."""
+    registry.wire_middleware(*middleware, tags=tags)
 
 
 @overload

@@ -1,0 +1,71 @@
+"""`pikku serve`: the way in over HTTP, in a process of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pikku._commands.output import tell
+from pikku._commands.target import Target
+from pikku.errors import ExposureError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from pikku._app import App
+    from pikku._commands.hosting import Stop
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="The port to listen on; 0 takes a free one.",
+)
+@click.pass_obj
+def serve(target: Target, host: str, port: int) -> None:
+    """Answer calls of what is exposed over HTTP, until SIGTERM or Ctrl-C.
+
+    Runs that are started are executed here, or by workers where `queue_service` says so.
+    """
+    from pikku._commands.hosting import blaming, log_to_stderr, register, run_until_stopped
+
+    app = target.load_app()
+    register(app)
+    try:
+        from pikku._http.door import is_loopback
+        from pikku._http.serving import listening
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("pikku"):
+            raise
+        raise MissingDependencyError("pikku serve", "server") from error
+    with blaming(f"the authorize hook of {app.package} cannot be imported"):
+        hook = app.authorize
+    if hook is None and not is_loopback(host):
+        raise ExposureError(f"{host} can be reached from other machines, and there is no hook")
+    listener = listening(host, port)
+    log_to_stderr()
+    run_until_stopped(lambda stop: _serve(stop, target, app, listener))
+
+
+async def _serve(stop: Stop, target: Target, app: App[Any], listener: socket) -> None:
+    from pikku._commands.hosting import exit_if_held_up, hosting
+    from pikku._http.door import Door
+    from pikku._http.serving import serve as serve_door
+
+    async with hosting(app, target.store, sticky=True) as engine:
+        stop.under_way = lambda: engine.in_flight
+        host, port = listener.getsockname()[:2]
+        shown = f"[{host}]" if ":" in host else host
+        await serve_door(
+            Door(app),
+            listener,
+            stop.asked,
+            lambda: tell(f"serving {app.package} on http://{shown}:{port}; {engine.store.address}"),
+        )
+    tell("stopped")
+    await exit_if_held_up(0)
