@@ -615,7 +615,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "The hook named in `[tool.pikku]`, which says who asks for something over HTTP, cannot be"
         " found, is no `async def`, does not take the request and the action, or has no readable"
         " return annotation.",
-        'authorize = "shop.auth:authorise"',
+        '[tool.pikku]\nroot = "shop"\nauthorize = "shop.auth:authorise"',
         "`async def authorize(request: Request, action: Action) -> Session | None`",
     ),
     Entry(

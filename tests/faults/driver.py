@@ -146,7 +146,11 @@ class Site:
     # --- its life ------------------------------------------------------------
 
     async def open(self, *, url: str | None = None) -> None:
-        options = EngineOptions(lease_seconds=max(self.lease, 5.0))
+        # It reaps as workers do.
+        options = EngineOptions(
+            lease_seconds=max(self.lease, 5.0),
+            max_lost_attempts=self.options["max_lost_attempts"],
+        )
         with clock_of(self.place.clock_file):
             await self._stack.enter_async_context(
                 fault_app.app.open(store=url or self.url, options=options, queue_service="store")

@@ -232,3 +232,31 @@ class Wire(WorkflowSteps):
         retry_delay: Duration | Backoff | None = None,
         timeout: Duration | None = None,
     ) -> list[O]: ...
+    @overload
+    async def map(
+        self,
+        step: str,
+        target: Callable[[I], Coroutine[Any, Any, O]],
+        items: Iterable[I],
+        /,
+        *,
+        tolerated_failures: int,
+        max_concurrency: int | None = None,
+        retries: int | None = None,
+        retry_delay: Duration | Backoff | None = None,
+        timeout: Duration | None = None,
+    ) -> list[O | StepFailure[I]]: ...
+    @overload
+    async def map(
+        self,
+        step: str,
+        target: Callable[[I], O],
+        items: Iterable[I],
+        /,
+        *,
+        tolerated_failures: int,
+        max_concurrency: int | None = None,
+        retries: int | None = None,
+        retry_delay: Duration | Backoff | None = None,
+        timeout: Duration | None = None,
+    ) -> list[O | StepFailure[I]]: ...
