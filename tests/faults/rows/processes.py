@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -176,18 +177,16 @@ async def stopped_in_a_transaction(at: Setting) -> Figures:
         assert isinstance(place, PostgresPlace)
         await here.start_workers(1, *FEW)
         (worker,) = await here.start_workers(1, through=proxy, options="application_name=frozen")
-        caught = False
-        while not caught:
-            await here.start_mixed(3)
-            await here.busy_worker([worker])
+        for attempt in itertools.count():
+            if attempt % 8 == 0:
+                await here.start_mixed(3)
+                await here.busy_worker([worker])
             proxy.hold("reply")
-            for _ in range(50):
-                caught = bool(place.server.sql(_IN_TRANSACTION))
-                if caught:
-                    break
-                await asyncio.sleep(0.02)
-            if not caught:
-                proxy.release()
+            await asyncio.sleep(0.05)
+            if await asyncio.to_thread(place.server.sql, _IN_TRANSACTION):
+                break
+            proxy.release()
+            await asyncio.sleep(here.dice.uniform(0, 0.03))
         await here.start_mixed(3)
         # Longer than the server has patience with a transaction in which nothing happens.
         frozen = asyncio.ensure_future(here.freeze(worker, 6.0 + here.dice.uniform(0, 1)))
