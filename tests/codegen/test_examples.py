@@ -162,8 +162,9 @@ MODULES = {
 BODIES = {"PKG210", "PKG211", "PKG213", *(code for code in TABLE if code.startswith("PKG3"))}
 OF_SETTINGS = {code for code in TABLE if code.startswith("PKG5")}
 # What no text alone brings about; tests/golden has a project for each.
-OF_FILES = {"PKG101", "PKG102", "PKG104", "PKG217", "PKG401", "PKG402", "PKG506"}
-OF_FILES |= {code for code in TABLE if code.startswith("PKG6")}
+OF_FILES = {"PKG101", "PKG102", "PKG104", "PKG217", "PKG401", "PKG402", "PKG506"} | {
+    code for code in TABLE if code.startswith("PKG6")
+}
 
 # What the remedy says, written out in the place of the example.
 INSTEAD = {
