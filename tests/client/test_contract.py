@@ -1,7 +1,6 @@
 """docs/http-contract.md, word by word: what a server answers to plain HTTP.
 
-The tests hold the small server of this folder to it, so that it is worth testing the client with;
-they hold any other server just as well.
+It is the product's own, and any other server can be held to it just as well.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ ORDER: dict[str, Any] = {
 
 @pytest.fixture
 async def http(depot: Served) -> AsyncGenerator[httpx2.AsyncClient, None]:
-    headers = {"Authorization": f"Bearer {TOKEN}"}
+    headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     async with httpx2.AsyncClient(base_url=depot.url, headers=headers) as client:
         yield client
 
@@ -184,7 +183,7 @@ async def test_an_approval_is_answered_once(http: httpx2.AsyncClient) -> None:
     answer = await http.post(path, json={"decision": "approve", "input": {"cost_centre": "7"}})
     again = await http.post(path, json={"decision": "reject"})
 
-    assert (error(wrong), error(odd)) == ((422, "invalid_input"), (400, "malformed"))
+    assert (error(wrong), error(odd)) == ((422, "invalid_input"), (422, "invalid_input"))
     assert (answer.status_code, answer.json()) == (200, {"run_id": run_id})
     assert error(again)[0] == 409
 
@@ -198,9 +197,9 @@ async def test_an_approval_is_answered_once(http: httpx2.AsyncClient) -> None:
         ("POST", "/rpc/restock", "", (404, "not_found")),
         ("POST", "/rpc/nothing", "", (404, "not_found")),
         ("POST", "/workflows/secret/runs", "{}", (404, "not_found")),
-        ("POST", "/workflows/order/runs", "[]", (400, "malformed")),
+        ("POST", "/workflows/order/runs", "[]", (422, "invalid_input")),
         ("POST", "/workflows/order/runs", "{}", (422, "invalid_input")),
-        ("POST", "/workflows/count/runs", '{"run_id": "a b"}', (400, "malformed")),
+        ("POST", "/workflows/count/runs", '{"run_id": "a b"}', (422, "invalid_input")),
         ("GET", "/runs/nobody", "", (404, "not_found")),
         ("GET", "/runs/nobody/result", "", (404, "not_found")),
         ("GET", "/runs/nobody/events", "", (404, "not_found")),
@@ -223,13 +222,17 @@ async def test_problems_with_an_input_have_the_fields_that_they_are_about(
     document = (await http.post("/workflows/order/runs", json={"input": wrong})).json()
 
     paths = [each["path"] for each in document["errors"]]
-    assert paths == [["lines", 0, "articleNumber"], ["lines", 1, "articleNumber"], ["total"]]
+    assert paths == [
+        ["input", "lines", 0, "articleNumber"],
+        ["input", "lines", 1, "articleNumber"],
+        ["input", "total"],
+    ]
     assert document["path"] == paths[0]
 
 
 async def test_nothing_is_there_without_a_token(depot: Served) -> None:
     async with httpx2.AsyncClient(base_url=depot.url) as http:
-        assert error(await http.post("/rpc/ping")) == (401, "unauthenticated")
+        assert error(await http.post("/rpc/ping")) == (401, "unauthorized")
 
 
 async def test_the_answers_fit_the_openapi_document_of_the_client(

@@ -18,12 +18,12 @@ from tests.runtime.kit import Ctx, Lab, Toy, Wf
 
 from pikku import Run, Undo
 from pikku._codec import first_difference
-from pikku._commands.documents import history_documents, show_document
 from pikku._commands.timeline import run_lines, timeline
-from pikku._commands.waiting import wait_of
 from pikku._commands.ward import cases_of, unfinished_runs
+from pikku._documents import history_documents, show_document
 from pikku._exported import imported
 from pikku._records import HistoryEntry, RunFilter, RunRecord, StepRecord
+from pikku._waits import wait_of
 from pikku.errors import (
     HistoryFormatError,
     PikkuError,

@@ -105,13 +105,13 @@ async def test_a_run_is_for_who_has_started_it(desk: Desk, everywhere: httpx2.As
     ann, bob = bearer("ann"), bearer("bob")
     body = {"run_id": "trial-1"}
     await client.post("/workflows/trial/runs", json=body, headers=ann)
-    assert (await client.get("/runs/trial-1", headers=ann)).json()["started_by"] == "ann"
+    assert (await client.get("/runs/trial-1", headers=ann)).json()["run"]["started_by"] == "ann"
 
     nothing = (await client.get("/runs/nowhere", headers=bob)).json()
     for method, path, words in ROUTES[3:]:
         answer = await client.request(method, path.format("trial-1"), json=words, headers=bob)
         assert answer.status_code == 404
-        assert {**answer.json(), "path": ""} == {**nothing, "path": ""}
+        assert answer.json() == nothing
     again = await client.post("/workflows/trial/runs", json=body, headers=bob)
     assert (again.status_code, again.json()["code"]) == (409, "run_conflict")
     info = await desk.app.get_run("trial", "trial-1").info()
@@ -150,8 +150,7 @@ async def test_a_session_may_open_the_runs_of_others_for_some_actions(
     await client.post("/workflows/purchase/runs", json={"run_id": "p-1"}, headers=ann)
     while not (asked := (await client.get("/runs/p-1", headers=support)).json()["approvals"]):
         await asyncio.sleep(0.01)
-    assert [each["step"] for each in asked] == ["Approve it"]
-    assert (asked[0]["reason"], asked[0]["approvers"]) == ("it is dear", "not_initiator")
+    assert asked == ["Approve it"]
     path = "/runs/p-1/approvals/Approve%20it"
 
     own = await client.post(path, json={"decision": "approve"}, headers=ann)

@@ -144,9 +144,10 @@ async def test_a_run_is_described(client: httpx2.AsyncClient) -> None:
 
     document = (await client.get("/runs/greet-1")).json()
 
+    run = document["run"]
     for moment in ("created_at", "updated_at", "finished_at"):
-        assert document.pop(moment).endswith("Z")
-    assert document == {
+        assert run.pop(moment).endswith("Z")
+    assert run == {
         "run_id": "greet-1",
         "workflow": "greet",
         "status": "completed",
@@ -155,10 +156,15 @@ async def test_a_run_is_described(client: httpx2.AsyncClient) -> None:
         "output": "hello ann",
         "error": None,
         "started_by": None,
+        "parent": None,
+        "forked_from": None,
+        "run_attempt": 1,
         "cancel_requested_at": None,
         "cancel_reason": None,
-        "approvals": [],
+        "suspend_reason": None,
     }
+    assert (document["waits"], document["approvals"]) == (None, [])
+    assert {"result", "input", "target"}.isdisjoint(*document["steps"])
 
 
 async def test_a_failure_is_told_without_its_traceback(client: httpx2.AsyncClient) -> None:

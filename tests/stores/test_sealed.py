@@ -22,12 +22,12 @@ from pikku import (
     StepFailedError,
     StepFailure,
 )
-from pikku._commands.documents import show_document
 from pikku._commands.timeline import timeline
-from pikku._commands.waiting import NOTHING, progress_line
+from pikku._documents import show_document
 from pikku._payloads import SEALED
 from pikku._records import CompleteStep, Op, Reply, RunFilter
 from pikku._settings import Work
+from pikku._waits import NOTHING, progress_line
 from pikku.errors import ConfigurationError, CorruptStateError, SealError, StoreUnavailableError
 from pikku.stores.base import Store
 from pikku.stores.memory import MemoryStore

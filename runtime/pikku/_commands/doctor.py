@@ -179,7 +179,7 @@ async def _read(store: Store, file: Path | None, report: Report, repair: bool) -
 
 
 def _suspended(run: RunRecord) -> Finding:
-    from pikku._commands.waiting import suspension_of
+    from pikku._waits import suspension_of
 
     try:
         suspension = suspension_of(run)

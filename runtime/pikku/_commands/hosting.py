@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 from pikku._commands.output import printable, shortened, tell
-from pikku._commands.waiting import RESTS, Wait, progress_line, suspension_of, wait_of
 from pikku._records import ENDED_STEP, FINAL_STATUSES, LoadedRun
+from pikku._waits import RESTS, Wait, progress_line, suspension_of, wait_of
 from pikku.errors import ConfigurationError, PikkuError, ResultTimeoutError, RunNotFoundError
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ def cancel(
         say_changed(run, what, as_json=as_json)
         return
     if as_json:
-        from pikku._commands.documents import run_document
+        from pikku._documents import run_document
 
         put_json(run_document(run))
     raise RunStateError(

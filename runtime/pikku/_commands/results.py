@@ -13,8 +13,8 @@ from pikku._records import FINAL_STATUSES
 from pikku.errors import PikkuError, RunCancelledError, RunFailedError
 
 if TYPE_CHECKING:
-    from pikku._commands.waiting import Wait
     from pikku._records import LoadedRun, RunRecord
+    from pikku._waits import Wait
 
 
 def text_of(given: str | None) -> str | None:
@@ -47,7 +47,7 @@ def limit_of(timeout: str | None, *, wait: bool) -> int | None:
 def conclude(loaded: LoadedRun, wait: Wait, *, waited: bool, as_json: bool) -> None:
     """Print how a hosted run stands, and raise for one that failed or was cancelled."""
     from pikku import ErrorInfo
-    from pikku._commands.documents import outcome_document
+    from pikku._documents import outcome_document
 
     run = loaded.run
     if as_json:
@@ -74,7 +74,7 @@ def conclude(loaded: LoadedRun, wait: Wait, *, waited: bool, as_json: bool) -> N
 def say_changed(run: RunRecord, what: str, *, as_json: bool) -> None:
     """Print that something was written, and who carries it out."""
     if as_json:
-        from pikku._commands.documents import run_document
+        from pikku._documents import run_document
 
         put_json(run_document(run))
         return

@@ -23,9 +23,9 @@ from pikku.errors import RunNotFoundError, RunStateError
 
 if TYPE_CHECKING:
     from pikku._commands.hosting import Stop
-    from pikku._commands.waiting import Wait
     from pikku._engine import Engine
     from pikku._records import LoadedRun, RunRecord
+    from pikku._waits import Wait
     from pikku.stores.base import Store
 
 T = TypeVar("T")
@@ -148,7 +148,7 @@ def list_(target: Target, chosen: Chosen, limit: int, as_json: bool) -> None:
 
     found = in_loop(read())
     if as_json:
-        from pikku._commands.documents import run_document
+        from pikku._documents import run_document
 
         for each in found:
             put_json(run_document(each))
@@ -200,9 +200,9 @@ def count(target: Target, chosen: Chosen, as_json: bool) -> None:
 @click.pass_obj
 def show(target: Target, run_id: str, as_json: bool) -> None:
     """Show a run as a timeline: its steps, their attempts, what comes next. Reads only."""
-    from pikku._commands.documents import show_document
     from pikku._commands.timeline import timeline
-    from pikku._commands.waiting import wait_of
+    from pikku._documents import show_document
+    from pikku._waits import wait_of
 
     async def read() -> None:
         async with target.reading() as store:
@@ -225,8 +225,8 @@ def show(target: Target, run_id: str, as_json: bool) -> None:
 @click.pass_obj
 def history(target: Target, run_id: str, as_json: bool) -> None:
     """Print everything that happened in a run, in order. Reads only."""
-    from pikku._commands.documents import history_documents
     from pikku._commands.output import columns, printable, shortened
+    from pikku._documents import history_documents
     from pikku._history import history_of
 
     async def read() -> None:

@@ -12,14 +12,6 @@ import click
 from pikku import ErrorInfo
 from pikku._clock import as_datetime
 from pikku._commands.output import columns, printable, shortened
-from pikku._commands.waiting import (
-    Wait,
-    open_approvals,
-    outcome_of,
-    suspension_of,
-    unread_signals,
-    value,
-)
 from pikku._durations import format_us
 from pikku._records import (
     ENDED_STEP,
@@ -30,6 +22,14 @@ from pikku._records import (
     LoadedRun,
     RunRecord,
     StepRecord,
+)
+from pikku._waits import (
+    Wait,
+    open_approvals,
+    outcome_of,
+    suspension_of,
+    unread_signals,
+    value,
 )
 
 VALUE_WIDTH = 100

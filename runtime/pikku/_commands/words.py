@@ -67,8 +67,8 @@ def signal(
 @click.pass_obj
 def approvals(target: Target, run_id: str, as_json: bool) -> None:
     """List the approvals of a run that wait for an answer. Reads only."""
-    from pikku._commands.documents import approval_document
-    from pikku._commands.waiting import open_approvals
+    from pikku._documents import approval_document
+    from pikku._waits import open_approvals
 
     async def read() -> list[dict[str, Any]]:
         async with target.reading() as store:

@@ -62,13 +62,13 @@ class Refusal(Exception):
         self.shown = shown
         super().__init__(message)
 
-    def answer(self, path: str) -> Response:
-        """The response to a request for *path*."""
+    def answer(self) -> Response:
+        """The response."""
         document: dict[str, Any] = {
             "code": self.code,
             "message": self.message,
-            "hint": self.hint,
-            "path": path,
+            "hint": self.hint or None,
+            "path": list(self.errors[0][0]) if self.errors else None,
             **(self.shown or {}),
         }
         if self.errors is not None:

@@ -62,7 +62,7 @@ def parsed(body: bytes) -> Any:
         if "recursion limit" in str(error):
             words = f"values are nested deeper than {MAX_DEPTH} levels"
             raise Refusal(413, "too_large", words) from None
-        raise Refusal(400, "malformed_json", f"the body is no JSON: {error}") from None
+        raise Refusal(400, "malformed", f"the body is no JSON: {error}") from None
 
 
 def fields(body: bytes, known: tuple[str, ...]) -> dict[str, Any]:

@@ -2,32 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from pikku._control import ApprovalRequest
+from pikku._documents import show_document
 from pikku._error_info import ErrorInfo
-from pikku._history import HistoryEvent, RunInfo
+from pikku._history import HistoryEvent
+from pikku._records import LoadedRun
+from pikku._waits import wait_of
+
+# What the run and its steps are to those who have started it; the rest is the deployment's.
+_OF_RUNS = (
+    "run_id",
+    "workflow",
+    "status",
+    "tags",
+    "input",
+    "output",
+    "error",
+    "started_by",
+    "parent",
+    "forked_from",
+    "run_attempt",
+    "created_at",
+    "updated_at",
+    "finished_at",
+    "cancel_requested_at",
+    "cancel_reason",
+    "suspend_reason",
+)
+_OF_STEPS = (
+    "key",
+    "kind",
+    "status",
+    "attempt",
+    "error",
+    "progress",
+    "due_at",
+    "created_at",
+    "started_at",
+    "finished_at",
+)
 
 
-def run_document(info: RunInfo, approvals: Sequence[ApprovalRequest]) -> dict[str, Any]:
-    """The run itself, and the approvals that it waits for."""
+def run_document(loaded: LoadedRun, now_us: int) -> dict[str, Any]:
+    """The run, what it waits for, the approvals that can be answered, and its steps."""
+    whole = show_document(loaded, wait_of(loaded, now_us))
     return {
-        "run_id": info.run_id,
-        "workflow": info.workflow,
-        "status": info.status,
-        "tags": list(info.tags),
-        "input": info.input,
-        "output": info.output,
-        "error": None if info.error is None else error_document(info.error),
-        "started_by": info.started_by,
-        "created_at": _iso(info.created_at),
-        "updated_at": _iso(info.updated_at),
-        "finished_at": _time(info.finished_at),
-        "cancel_requested_at": _time(info.cancel_requested_at),
-        "cancel_reason": info.cancel_reason,
-        "approvals": [_approval(each) for each in approvals],
+        "run": {key: whole["run"][key] for key in _OF_RUNS},
+        "waits": whole["waits"],
+        "approvals": whole["approvals"],
+        "steps": [{key: step[key] for key in _OF_STEPS} for step in whole["steps"]],
     }
 
 
@@ -64,21 +89,6 @@ _TOLD_IN_PART = {
     "given_up": _ERROR,
     "approval_asked": ("reason", "approvers", "scope"),
 }
-
-
-def _approval(request: ApprovalRequest) -> dict[str, Any]:
-    return {
-        "step": request.step,
-        "reason": request.reason,
-        "approvers": request.approvers,
-        "scope": request.scope or None,
-        "asked_at": _iso(request.asked_at),
-        "expires_at": _time(request.expires_at),
-    }
-
-
-def _time(at: datetime | None) -> str | None:
-    return None if at is None else _iso(at)
 
 
 def _iso(at: datetime) -> str:

@@ -105,7 +105,7 @@ class Door:
             if refusal is None:
                 log.exception("%s %r cannot be answered", request.method, scope["path"])
                 refusal = Refusal(500, "internal", "something went wrong here")
-            response = refusal.answer(scope["path"])
+            response = refusal.answer()
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:

@@ -24,14 +24,18 @@ _RUN_ID: Schema = {
     "maxLength": 200,
     "pattern": "^[!-z]+$",
 }
+_PLACE: Schema = {
+    "type": "array",
+    "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
+}
 _ERROR: Schema = {
     "type": "object",
     "required": ["code", "message", "hint", "path"],
     "properties": {
         "code": _TEXT,
         "message": _TEXT,
-        "hint": _TEXT,
-        "path": _TEXT,
+        "hint": {"anyOf": [_TEXT, {"type": "null"}]},
+        "path": {"anyOf": [_PLACE, {"type": "null"}]},
         "type": _TEXT,
         "errors": {
             "type": "array",
@@ -39,10 +43,7 @@ _ERROR: Schema = {
                 "type": "object",
                 "required": ["path", "message"],
                 "properties": {
-                    "path": {
-                        "type": "array",
-                        "items": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
-                    },
+                    "path": _PLACE,
                     "message": _TEXT,
                 },
             },
@@ -147,6 +148,12 @@ def _runs(outputs: list[Schema]) -> dict[str, Any]:
     ended = _object(run_id=_TEXT, status=_STATUS)
     ended["properties"] |= {"output": {"anyOf": outputs}, "error": _FAILURE}
     waiting = _object(run_id=_TEXT, status=_STATUS)
+    known = _object(
+        run=_object(run_id=_TEXT, workflow=_TEXT, status=_STATUS),
+        waits={"anyOf": [_object(step={}, until={}), {"type": "null"}]},
+        approvals={"type": "array", "items": _TEXT},
+        steps={"type": "array", "items": _object(key=_TEXT, kind=_TEXT, status=_TEXT)},
+    )
     accepted = _object(run_id=_TEXT)
     seconds = {"type": "number", "minimum": 0, "maximum": 60, "default": 30}
     decision: Schema = {
@@ -172,7 +179,7 @@ def _runs(outputs: list[Schema]) -> dict[str, Any]:
             "parameters": run_id,
             "get": {
                 **_words("read a run", "", ["runs"]),
-                "responses": _responses(("200", _object(run_id=_TEXT, status=_STATUS)), *_READING),
+                "responses": _responses(("200", known), *_READING),
             },
         },
         "/runs/{run_id}/result": {

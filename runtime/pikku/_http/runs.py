@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from pikku._access import scopes_of
 from pikku._error_info import ErrorInfo
-from pikku._history import RunInfo
 from pikku._http.answers import answer, invalid, not_found, refused_input
 from pikku._http.bodies import fields, parsed, text_field
 from pikku._http.documents import error_document, run_document
@@ -75,8 +74,11 @@ async def start(incoming: Incoming) -> Response:
 async def read(incoming: Incoming) -> Response:
     """`GET /runs/{id}`: what is known of the run."""
     run = await incoming.run()
-    approvals = await incoming.opened.control.approvals(run.run_id)
-    return answer(run_document(RunInfo.of(run), approvals))
+    engine = incoming.opened.engine
+    loaded = await engine.store.load_steps(run.run_id)
+    if loaded is None:  # it was deleted just now
+        raise not_found()
+    return answer(run_document(loaded, engine.clock.now_us()))
 
 
 async def result(incoming: Incoming) -> Response:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from pikku import ErrorInfo
 from pikku._clock import as_datetime
-from pikku._commands.waiting import Wait, open_approvals, suspension_of, unread_signals, value
+from pikku._error_info import ErrorInfo
 from pikku._records import HistoryEntry, LoadedRun, RunRecord, StepRecord
+from pikku._waits import Wait, open_approvals, suspension_of, unread_signals, value
 
 if TYPE_CHECKING:
     from pikku._history import HistoryEvent

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pikku import ErrorInfo
 from pikku._clock import as_datetime
+from pikku._error_info import ErrorInfo
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
