@@ -1040,11 +1040,13 @@ class Engine:
     async def _renew(self) -> None:
         while not self._closed:
             try:
-                await asyncio.to_thread(self._session.renew)
+                lease = await asyncio.to_thread(self._session.renew)
             except StoreError as error:
                 log.warning("no new lease yet: %s", error)
                 await asyncio.sleep(SWEEP_SECONDS)
             else:
+                # At once: what is claimed under the new name is not for the old one to lose.
+                self._session.adopt(lease)
                 self._committer.session_is_over()
                 self._renewing = False
                 self.intake.look_again()

@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from pikku._clock import boot_seconds, pulse
 from pikku._ids import new_session_id
@@ -19,6 +20,13 @@ log = logging.getLogger("pikku")
 
 FOREVER_SECONDS = 10 * 365 * 86_400.0
 LOOP_GRACE_SECONDS = 30.0
+
+
+class Lease(NamedTuple):
+    """The id of a session, and when it began by the clock since the machine was started."""
+
+    session: str
+    began: float
 
 
 class Session:
@@ -59,11 +67,17 @@ class Session:
         if self._lease < FOREVER_SECONDS:
             self._still = pulse(self._beats(), "pikku-heartbeat")
 
-    def renew(self) -> None:
-        """Take a lease under a new id, and let the old one end for whoever still counts on it."""
+    def renew(self) -> Lease:
+        """A lease under a new id, to be adopted; the old one ends for whoever still counts on it.
+        Blocks for two calls to the store."""
         self._store.beat(self.id, -1)
-        self.id = new_session_id()
-        self._beat()
+        lease = Lease(new_session_id(), boot_seconds())
+        self._store.beat(lease.session, int(self._lease * 1e6))
+        return lease
+
+    def adopt(self, lease: Lease) -> None:
+        """Speak in the name of *lease* from now on."""
+        self.id, self._beaten_at = lease
 
     def end(self) -> None:
         """Stop the heartbeat, and let the lease end, so that nobody waits for it to run out."""
@@ -117,13 +131,18 @@ class Session:
                 self._report_stuck_loop(silent)
                 continue
             try:
+                session = self.id
                 if not self._beat():
-                    self._loop.call_soon_threadsafe(self._on_lost)
+                    self._loop.call_soon_threadsafe(self._lost, session)
             except StoreError as error:
                 log.warning("heartbeat: %s", error)
                 pause = self._lease / 16
             except RuntimeError:  # the loop is closed
                 return
+
+    def _lost(self, session: str) -> None:
+        if session == self.id:  # or it was known already
+            self._on_lost()
 
     def _tick(self) -> None:
         self._ticked = True

@@ -15,14 +15,15 @@ import pikku._committer
 from pikku import EngineOptions, Run, RunCancelledError, RunFailedError, StepFailedError
 from pikku._clock import boot_seconds
 from pikku._records import CancelRun, Commit, FireTimers, Op, OpResult, ReapSessions, Reply
-from pikku._session import Session
+from pikku._session import Lease, Session
 from pikku.errors import (
     CorruptStoreError,
     ResultTimeoutError,
     StoreError,
     StoreUnavailableError,
 )
-from pikku.stores.base import Store
+from pikku.stores.base import ORCHESTRATOR_QUEUE, Store
+from pikku.testing.store_contract import new_run
 
 AT_MOST_SECONDS = 5.0
 LATER: Any = "deployed_later"  # a function that is not there yet
@@ -1017,6 +1018,43 @@ async def test_the_heartbeat_goes_on_after_the_store_was_away_for_longer_than_th
     finally:
         await asyncio.to_thread(session.close)
     assert lost == []
+
+
+async def test_a_run_that_is_claimed_while_a_new_lease_is_taken_is_not_forgotten(
+    toy: Toy, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease is there, and the loop has yet to hear of it: what comes then comes again."""
+
+    @toy.workflow
+    async def quick(ctx: Wf) -> int:
+        return 7
+
+    lab = world.lab(toy)
+    lab.queue_service = "store"
+    loop, answered = asyncio.get_running_loop(), threading.Event()
+    async with lab:
+        engine = lab._opened.engine
+        renew = engine._session.renew
+
+        async def claim() -> None:
+            started = new_run("r", workflow="quick", inline=False)
+            await engine.store.apply("elsewhere", [started], {})
+            engine._on_reply(
+                await engine.store.apply(engine.session_id, [], {ORCHESTRATOR_QUEUE: 1})
+            )
+            answered.set()
+
+        def slowly() -> Lease:
+            lease = renew()
+            asyncio.run_coroutine_threadsafe(claim(), loop)
+            assert answered.wait(AT_MOST_SECONDS)
+            return lease
+
+        monkeypatch.setattr(engine._session, "renew", slowly)
+        engine._session_lost()
+        await until(answered.is_set)
+        async with asyncio.timeout(AT_MOST_SECONDS):
+            assert await toy.app.get_run("quick", "r").result() == 7
 
 
 # --- waiting --------------------------------------------------------------------------------------

@@ -194,8 +194,11 @@ class PostgresStore:
         """Apply them, and again where others got in the way or the connection broke."""
         unknown = self._unknown
         earlier = self._resolve(connection)
-        if earlier is not None and unknown is not None and unknown.ops is ops:
-            return earlier
+        if earlier is not None and unknown is not None:
+            if unknown.ops is ops:
+                return earlier
+            if unknown.session != session:
+                earlier = None  # what a session that is over has claimed is taken from it
         trusting = True
         for left in range(TRIES, 0, -1):
             try:
