@@ -207,13 +207,17 @@ def _understand(project: Project, reader: Reader) -> tuple[App, tuple[Diagnostic
         said = [*reader.problems(), *unresolved]
         if not any(found.code in UNREAD for found in said):
             app = replace(app, conduct=_conduct(app, reader))
+            judged = judge(app, shapes, admits_python_3_11=project.settings.admits_python_3_11)
             said = [*reader.problems(), *unresolved]
-            said += judge(app, shapes, admits_python_3_11=project.settings.admits_python_3_11)
+            if not any(found.code in UNREAD for found in said):  # nor was one met on the way
+                said += judged
         unmeasured = {
             place.path for found in said for place in _places(found) if not place.span.located
         }
         if not reader.locate(unmeasured):
-            return app, ordered(settle(said, reader.allows(), project.settings.lint))
+            unread = any(found.code in UNREAD for found in said)
+            allows = () if unread else reader.allows()
+            return app, ordered(settle(said, allows, project.settings.lint))
         scanned = reader.scanned()
 
 

@@ -37,6 +37,7 @@ def test_every_command_says_what_it_does() -> None:
     assert [line.split()[0] for line in listed if line.strip()] == [
         "db",
         "demo",
+        "dev",
         "doctor",
         "init",
         "runs",
