@@ -164,8 +164,13 @@ _BY_STATUS: dict[int, type[ServerRefusedError]] = {
 NOT_NOW = (429, 502, 503, 504)
 
 
-def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ClientError:
-    """The exception that an answer without success stands for."""
+def error_of(
+    status: int, headers: Mapping[str, str], body: bytes, within: str = ""
+) -> ClientError:
+    """The exception that an answer without success stands for.
+
+    Fields are those of the body, or of the data at `within` in it.
+    """
     said = _document(body)
     message = str(said.get("message") or f"the server answered with {status}")
     code, hint = str(said.get("code") or ""), str(said.get("hint") or "")
@@ -177,10 +182,12 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> ClientErro
         return AnswerError(message, "is this the address of the server, with its prefix?")
     if status == 422:
         listed = cast("list[dict[str, Any]]", said.get("errors") or [said])
-        problems = [Problem(_path(each.get("path")), str(each.get("message"))) for each in listed]
+        problems = [
+            Problem(_path(each.get("path"), within), str(each.get("message"))) for each in listed
+        ]
         return InvalidInputError("the server", problems, hint)
     kind = RunConflictError if code == "run_conflict" else _BY_STATUS.get(status, ServerRefusedError)
-    return kind(message, hint, status=status, code=code, path=_path(said.get("path")))
+    return kind(message, hint, status=status, code=code, path=_path(said.get("path"), within))
 
 
 def _document(body: bytes) -> dict[str, Any]:
@@ -191,8 +198,10 @@ def _document(body: bytes) -> dict[str, Any]:
     return cast("dict[str, Any]", said) if isinstance(said, dict) else {}
 
 
-def _path(value: object) -> tuple[str | int, ...]:
+def _path(value: object, within: str) -> tuple[str | int, ...]:
     parts = cast("list[object]", value) if isinstance(value, list) else []
+    if within and parts[:1] == [within]:
+        parts = parts[1:]
     return tuple(part if isinstance(part, int) else str(part) for part in parts)
 
 

@@ -85,13 +85,15 @@ class Connection:
         body: bytes | None = None,
         key: str | None = None,
         repeatable: bool = False,
+        within: str = "",
     ) -> httpx2.Response:
-        """Has something done; with a `key`, once however often it is sent."""
+        """Has something done; with a `key`, once however often it is sent. The data are at
+        `within` in the body."""
         headers = {"Idempotency-Key": key} if key else {}
         if body is not None:
             headers |= _JSON
         request = self._http.build_request("POST", self._url(path), content=body, headers=headers)
-        return await self._send(request, repeatable=repeatable or key is not None)
+        return await self._send(request, repeatable=repeatable or key is not None, within=within)
 
     def events(self, *path: str, after: int) -> AbstractAsyncContextManager[httpx2.EventSource]:
         """A stream of events, those after a number; the server is never silent for long."""
@@ -111,7 +113,9 @@ class Connection:
     def _url(self, path: tuple[str, ...]) -> str:
         return "/".join([self._base, *(quote(part, safe="") for part in path)])
 
-    async def _send(self, request: httpx2.Request, *, repeatable: bool) -> httpx2.Response:
+    async def _send(
+        self, request: httpx2.Request, *, repeatable: bool, within: str = ""
+    ) -> httpx2.Response:
         failures = 0
         while True:
             try:
@@ -123,7 +127,9 @@ class Connection:
             else:
                 if response.is_success:
                     return response
-                failure = error_of(response.status_code, response.headers, response.content)
+                failure = error_of(
+                    response.status_code, response.headers, response.content, within
+                )
                 again = isinstance(failure, UnavailableError) and (
                     repeatable or response.status_code in (429, 503)
                 )
@@ -146,7 +152,9 @@ async def start(
     """Starts a run, or finds the one that was started under this id."""
     run_id = secrets.token_hex(16) if run_id is None else run_id
     body = start_body(run_id, what.input.dump(data, what.name) if what.takes_input else None)
-    await connection.post("workflows", what.name, "runs", body=body, repeatable=True)
+    await connection.post(
+        "workflows", what.name, "runs", body=body, repeatable=True, within="input"
+    )
     return ClientRun(connection, run_id, what.output)
 
 
@@ -287,7 +295,9 @@ class ClientRun(Generic[O_co]):
         said |= {"note": note} if note else {}
         said |= {"input": data} if data is not None else {}
         body = to_json(said, by_alias=True)
-        await self._connection.post("runs", self.run_id, "approvals", step, body=body)
+        await self._connection.post(
+            "runs", self.run_id, "approvals", step, body=body, within="input"
+        )
 
     def _outcome(self, document: Mapping[str, Any]) -> O_co:
         error: Any = document.get("error") or {}
