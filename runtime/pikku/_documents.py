@@ -95,16 +95,18 @@ def wait_document(wait: Wait) -> dict[str, Any] | None:
 
 def history_documents(events: Sequence[HistoryEvent]) -> list[dict[str, Any]]:
     """One document an event, in their order."""
-    return [
-        {
-            "at": _iso(event.at),
-            "kind": event.kind,
-            "step": event.step,
-            "attempt": event.attempt,
-            "data": event.data,
-        }
-        for event in events
-    ]
+    return [event_document(event) for event in events]
+
+
+def event_document(event: HistoryEvent) -> dict[str, Any]:
+    """One thing that happened."""
+    return {
+        "at": _iso(event.at),
+        "kind": event.kind,
+        "step": event.step,
+        "attempt": event.attempt,
+        "data": event.data,
+    }
 
 
 def _step(step: StepRecord) -> dict[str, Any]:

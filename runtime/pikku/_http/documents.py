@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any, cast
 
+from pikku._documents import event_document as whole_event_document
 from pikku._documents import show_document
 from pikku._error_info import ErrorInfo
 from pikku._history import HistoryEvent
@@ -62,14 +62,8 @@ def error_document(error: ErrorInfo) -> dict[str, str]:
 
 
 def event_document(event: HistoryEvent) -> dict[str, Any]:
-    """One thing that happened."""
-    return {
-        "at": _iso(event.at),
-        "kind": event.kind,
-        "step": event.step,
-        "attempt": event.attempt,
-        "data": _shown(event),
-    }
+    """One thing that happened, without what it says of the code."""
+    return {**whole_event_document(event), "data": _shown(event)}
 
 
 def _shown(event: HistoryEvent) -> Any:
@@ -89,7 +83,3 @@ _TOLD_IN_PART = {
     "given_up": _ERROR,
     "approval_asked": ("reason", "approvers", "scope"),
 }
-
-
-def _iso(at: datetime) -> str:
-    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
