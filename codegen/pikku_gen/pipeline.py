@@ -96,7 +96,7 @@ class Reading:
     @property
     def failed(self) -> bool:
         """True where something could not be read; other errors are no matter of the steps."""
-        return not self.manifest or any(found.code in UNREAD for found in self.diagnostics)
+        return not self.manifest or _unread(self.diagnostics)
 
     @property
     def workflows(self) -> list[str]:
@@ -205,20 +205,24 @@ def _understand(project: Project, reader: Reader) -> tuple[App, tuple[Diagnostic
         shapes = Shapes(reader.table, reader.path_of)
         app, unresolved = link(project, shapes, scanned)
         said = [*reader.problems(), *unresolved]
-        if not any(found.code in UNREAD for found in said):
+        if not _unread(said):
             app = replace(app, conduct=_conduct(app, reader))
             judged = judge(app, shapes, admits_python_3_11=project.settings.admits_python_3_11)
             said = [*reader.problems(), *unresolved]
-            if not any(found.code in UNREAD for found in said):  # nor was one met on the way
+            if not _unread(said):  # nor was one met on the way
                 said += judged
         unmeasured = {
             place.path for found in said for place in _places(found) if not place.span.located
         }
         if not reader.locate(unmeasured):
-            unread = any(found.code in UNREAD for found in said)
-            allows = () if unread else reader.allows()
+            allows = () if _unread(said) else reader.allows()
             return app, ordered(settle(said, allows, project.settings.lint))
         scanned = reader.scanned()
+
+
+def _unread(said: Iterable[Diagnostic]) -> bool:
+    """Whether a part of the project could not be read, so that what depends on it stays unsaid."""
+    return any(found.code in UNREAD for found in said)
 
 
 def _conduct(app: App, reader: Reader) -> tuple[BodyModel, ...]:
