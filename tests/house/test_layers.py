@@ -63,6 +63,7 @@ ROWS: list[tuple[str, ...]] = [
     ("pikku.stores.transitions", "pikku.stores._queries", "pikku.stores._rows"),
     ("pikku.stores",),
     ("pikku.stores.base",),
+    ("pikku.stores.lanes",),
     ("pikku._codec", "pikku._retry"),
     ("pikku._clock", "pikku._ids", "pikku._durations"),
     ("pikku._records",),

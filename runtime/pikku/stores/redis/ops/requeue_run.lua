@@ -1,7 +1,9 @@
--- requeue_run: an unfinished run gets the next actions that its records call for. run
+-- requeue_run: an unfinished run gets the next actions that its records call for. run,
+-- retention
 ops.requeue_run = function(a)
   local run = a[1]
-  local f = load_run(run, 'status', 'owner', 'queued', 'inline', 'cancel_us')
+  retention = tonumber(a[2])
+  local f = load_run(run, 'status', 'owner', 'queued', 'inline', 'cancel_us', 'workflow')
   if not f then
     return NOT_FOUND
   end
@@ -12,7 +14,7 @@ ops.requeue_run = function(a)
     disown_run(f.owner, run)
     f.owner = ''
   end
-  if f.status == 'running' and f.owner == '' then
+  if f.status == 'running' and f.owner == '' and not is_job(f.workflow) then
     call('HSET', run_key(run), 'owner', '', 'queued', 1)
     push_run(run, f.inline)
   else
@@ -27,7 +29,9 @@ ops.requeue_run = function(a)
       if away and s.worker ~= '' then
         disown_job(s.worker, run, step_key)
       end
-      if s.status == RUNNING then
+      if is_off(s, f.cancel_us) then
+        conclude(run, f.status, step_key, s, FAILED)
+      elseif s.status == RUNNING then
         put_back(run, step_key, s, 0, s.attempt + 1)
       elseif ended then -- it waits for nothing any more
       elseif s.kind == CHILD then
