@@ -62,9 +62,11 @@ if TYPE_CHECKING:
     from pikku._engine import Engine
     from pikku._functions import Func, WiredWorkflow
     from pikku._history import RunInfo
+    from pikku._job_control import JobControl
     from pikku._jobs import ClaimedJob
     from pikku._live import Flight
     from pikku._processes import ProcessPool
+    from pikku._queues import Job
     from pikku._records import RunRecord, RunStatus
     from pikku._replay import Replay
     from pikku.stores.base import Store
@@ -87,6 +89,10 @@ if TYPE_CHECKING:
             started_by: str | None = None,
         ) -> Any: ...
         def get_run(self, name: str, run_id: str, /) -> Any: ...
+        async def call_remote(self, name: str, data: Any, timeout: Duration) -> Any: ...
+        async def add_job(self, queue: str, /, *data: Any, **options: Any) -> Any: ...
+        async def add_jobs(self, queue: str, items: Iterable[Any], /, **options: Any) -> Any: ...
+        def get_job(self, queue: str, job_id: str, /) -> Any: ...
         def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
 
 
@@ -152,6 +158,13 @@ class OpenApp:
         from pikku._control import Control
 
         return Control(self)
+
+    @cached_property
+    def jobs(self) -> JobControl:
+        """What is done to queues from outside."""
+        from pikku._job_control import JobControl
+
+        return JobControl(self)
 
 
 class App(Generic[S_co]):
@@ -550,6 +563,125 @@ class App(Generic[S_co]):
         self.registry.workflow(name)
         return Run(check_askable(run_id), name, lambda: self.opened)
 
+    # --- queues ---------------------------------------------------------------------------------
+
+    async def add_job(
+        self,
+        queue: str,
+        /,
+        *data: Any,
+        delay: Duration | None = None,
+        priority: int = 0,
+        retries: int | None = None,
+        dedupe_id: str | None = None,
+        group: str | None = None,
+        keep_result: bool = False,
+    ) -> Job[Any]:
+        """Add a job to *queue*, for a worker to call the function that is wired to it.
+
+        Args:
+            queue: the name of the queue.
+            data: the input of the function.
+            delay: how long from now it may begin.
+            priority: 0 to 9; jobs of a higher one come first.
+            retries: how many further attempts, instead of what the function declares.
+            dedupe_id: an id of the caller's own; while there is a job of that id in the queue, be
+                it a dead letter or a kept result, this is that job.
+            group: what `group_concurrency` counts together; groups take turns.
+            keep_result: keep the job once it has completed, with its result.
+
+        Raises:
+            UnknownQueueError: no function is wired to it, with the nearest names.
+            InvalidInputError: *data* does not fit the input; nothing was written.
+            PayloadError: *data* cannot be stored; nothing was written.
+            DeclarationError, DurationError: an option cannot be used.
+            AppNotOpenError: outside `async with app:`.
+            StoreError: the store does not take it, or did not answer: then there may be a job, and
+                adding it again under a *dedupe_id* finds it.
+        """
+        from pikku._queues import Job
+
+        refuse_in_workflow_body(f"adding a job to {queue!r}")
+        jobs = self.opened.jobs
+        wired = self.registry.queue_worker(queue)
+        where = f"queue {queue!r}"
+        if wired.func.declaration.takes_input and not data:
+            raise InvalidInputError(where, [("input", "is missing")])
+        options = jobs.options(
+            wired,
+            delay=delay,
+            priority=priority,
+            retries=retries,
+            dedupe_id=dedupe_id,
+            group=group,
+            keep_result=keep_result,
+        )
+        text = jobs.admitted(wired, data[0] if data else None, where)
+        (job_id,) = await jobs.add(wired, [text], options)
+        return Job(job_id, queue, lambda: self.opened)
+
+    async def add_jobs(
+        self,
+        queue: str,
+        items: Iterable[Any],
+        /,
+        *,
+        delay: Duration | None = None,
+        priority: int = 0,
+        retries: int | None = None,
+        group: str | None = None,
+        keep_result: bool = False,
+    ) -> list[Job[Any]]:
+        """Add a job for each of *items*, many in one call to the store. Every item is validated
+        before the first job is added; see `add_job`."""
+        from pikku._queues import Job
+
+        refuse_in_workflow_body(f"adding jobs to {queue!r}")
+        jobs = self.opened.jobs
+        wired = self.registry.queue_worker(queue)
+        options = jobs.options(
+            wired,
+            delay=delay,
+            priority=priority,
+            retries=retries,
+            group=group,
+            keep_result=keep_result,
+        )
+        texts = [
+            jobs.admitted(wired, item, f"item {place} for queue {queue!r}")
+            for place, item in enumerate(items)
+        ]
+        made = await jobs.add(wired, texts, options)
+        return [Job(job_id, queue, lambda: self.opened) for job_id in made]
+
+    def get_job(self, queue: str, job_id: str, /) -> Job[Any]:
+        """The handle of a job that exists; nothing is read until it is used.
+
+        Raises:
+            UnknownQueueError: no function is wired to the queue.
+        """
+        from pikku._queues import Job
+
+        self.registry.queue_worker(queue)
+        return Job(check_askable(job_id), queue, lambda: self.opened)
+
+    async def call_remote(self, name: str, data: Any, timeout: Duration) -> Any:
+        """See `BoundRpc.remote`."""
+        refuse_in_workflow_body(f"a remote call of {name!r}")
+        func, text = self._admitted_call(name, data)
+        return await self.opened.jobs.call(func, text, timeout)
+
+    def _admitted_call(self, name: str, data: Any) -> tuple[Func[Any, Any], str]:
+        """The function *name*, and *data* as the text of its input."""
+        func = self.registry.function(name)
+        declaration = func.declaration
+        where = f"function {name!r}"
+        if declaration.takes_input and data is NO_INPUT:
+            raise InvalidInputError(where, [("input", "is missing")])
+        return func, declaration.input.admit(None if data is NO_INPUT else data, where)
+
+    # --- many runs ------------------------------------------------------------------------------
+
     async def list_runs(
         self,
         *,
@@ -746,12 +878,9 @@ class _StepCaller:
 
     async def invoke(self, name: str, data: Any) -> Any:
         refuse_in_workflow_body(f"a direct call of {name!r}")
-        func = self._app.registry.function(name)
+        func, text = self._app._admitted_call(name, data)
         declaration = func.declaration
         where = f"function {name!r}"
-        if declaration.takes_input and data is NO_INPUT:
-            raise InvalidInputError(where, [("input", "is missing")])
-        text = declaration.input.admit(None if data is NO_INPUT else data, where)
         given = declaration.input.decode(text, where) if declaration.takes_input else None
         value = await self.call(func, given)
         return declaration.output.encode(value, f"the result of {where}")[1]
@@ -805,6 +934,18 @@ class _StepCaller:
 
     def get_run(self, name: str, run_id: str, /) -> Run[Any]:
         return self._app.get_run(name, run_id)
+
+    async def call_remote(self, name: str, data: Any, timeout: Duration) -> Any:
+        return await self._app.call_remote(name, data, timeout)
+
+    async def add_job(self, queue: str, /, *data: Any, **options: Any) -> Job[Any]:
+        return await self._app.add_job(queue, *data, **options)
+
+    async def add_jobs(self, queue: str, items: Iterable[Any], /, **options: Any) -> list[Job[Any]]:
+        return await self._app.add_jobs(queue, items, **options)
+
+    def get_job(self, queue: str, job_id: str, /) -> Job[Any]:
+        return self._app.get_job(queue, job_id)
 
     def run_async(self, coro: Coroutine[Any, Any, T]) -> T:
         return self._app.run_async(coro)

@@ -174,6 +174,7 @@ class Engine:
             work,
             moving=lambda: len(self._live) - len(self._idle),
             executing=lambda: (len(self.placed) + self.jobs.count, self.jobs.open_to_all),
+            inline=not remote,
         )
         self._committer = Committer(
             store,
@@ -208,6 +209,8 @@ class Engine:
         """
         await asyncio.to_thread(self._session.open)
         self._main = self.loop.create_task(self._committer.run(), name="pikku-committer")
+        for wired in self.registry.queue_workers.values():
+            self.store.limit_queue(wired.queue, wired.config.limits)
         self.intake.look_again()
         await self._committer.request(self._reap)
         self._advertise()
@@ -580,6 +583,14 @@ class Engine:
             StoreError: if the store did not take it.
         """
         self.intake.look_everywhere()
+        return await self._committer.request(op)
+
+    async def ask(self, op: Op) -> OpResult:
+        """The store's answer to *op*, of which nothing follows here but what the intake was told.
+
+        Raises:
+            StoreError: if the store did not take it.
+        """
         return await self._committer.request(op)
 
     # --- what live runs ask of the engine -------------------------------------------------------

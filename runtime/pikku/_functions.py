@@ -91,6 +91,21 @@ class BoundRpc(RpcRef[I_contra, O_co]):
         """
         return await self._caller.invoke(self.name, data[0] if data else NO_INPUT)
 
+    @overload
+    async def remote(self: BoundRpc[None, T], /, *, timeout: Duration = "30s") -> T: ...
+    @overload
+    async def remote(self, data: I_contra, /, *, timeout: Duration = "30s") -> O_co: ...
+    async def remote(self: Any, *data: Any, timeout: Duration = "30s") -> Any:
+        """Have a worker call the function, on its queue, with the retries that it declares.
+
+        Raises:
+            UnknownFunctionError, InvalidInputError: as for a call here.
+            SettingError: the app leaves nothing to workers.
+            JobFailedError: the function failed for good.
+            ResultTimeoutError: no result within *timeout*; the call is called off.
+        """
+        return await self._caller.call_remote(self.name, data[0] if data else NO_INPUT, timeout)
+
 
 class WorkflowRef(Generic[I_contra, O_co]):
     """A typed name of a workflow."""

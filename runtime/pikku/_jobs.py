@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pikku._bodies import ALONE_AT_MOST_SECONDS, Attempt, Bodies, End, Plan
 from pikku._contexts import to_nobody
-from pikku._functions import Registry
+from pikku._functions import Func, Registry
 from pikku._payloads import refuse_sealed
 from pikku._records import (
     BeginStep,
@@ -40,21 +40,33 @@ def pack_job(ask: Ask) -> str | None:
     if ask.name != ask.key:
         said["name"] = ask.name
     if plan.func is not None and plan.policy is not plan.func.policy:
-        policy = plan.policy
-        backoff = policy.backoff
-        said["policy"] = [
-            policy.retries,
-            backoff.base_us,
-            backoff.factor,
-            backoff.cap_us,
-            backoff.jitter,
-            policy.timeout_us,
-        ]
+        said["policy"] = _packed_policy(plan.policy)
     if plan.data != ask.input:
         said["data"] = plan.data
     if ask.kind == "on_error":
         said["where"] = plan.where
     return json.dumps(said, ensure_ascii=False) if said else None
+
+
+def job_text(func: Func[Any, Any], policy: StepPolicy, *, keep: bool) -> str | None:
+    """What a worker must know of a job besides its record.
+
+    Args:
+        policy: the function's own, or another one.
+        keep: whether its run is kept once it has completed.
+    """
+    said: dict[str, Any] = {"name": func.name}
+    if policy is not func.policy:
+        said["policy"] = _packed_policy(policy)
+    if keep:
+        said["keep"] = True
+    return json.dumps(said, ensure_ascii=False)
+
+
+def _packed_policy(policy: StepPolicy) -> list[Any]:
+    backoff = policy.backoff
+    times = (backoff.base_us, backoff.factor, backoff.cap_us, backoff.jitter)
+    return [policy.retries, *times, policy.timeout_us]
 
 
 class Ticket(NamedTuple):
@@ -74,6 +86,7 @@ class ClaimedJob:
         "begun",
         "called_off",
         "failures",
+        "forget",
         "lost",
         "plan",
         "report",
@@ -82,7 +95,7 @@ class ClaimedJob:
         "workflow",
     )
 
-    def __init__(self, job: Job, plan: Plan, name: str) -> None:
+    def __init__(self, job: Job, plan: Plan, name: str, *, forget: bool) -> None:
         step = job.step
         self.run_id = job.run_id
         self.workflow = job.workflow
@@ -92,13 +105,15 @@ class ClaimedJob:
         self.failures = step.failures
         self.lost = step.lost
         self.begun = step.status == "running"
+        self.forget = forget  # once it has completed
         self.requested = False  # asked to stop, by a timeout or a cancel
         self.called_off = False  # the run was cancelled: no further attempt
         self.report: Callable[[float, str], None] = to_nobody
 
 
-def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str]:
-    """What executes a claimed step, and the step's name.
+def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str, bool]:
+    """What executes a claimed step, the step's name, and whether it is a job that is forgotten once
+    it has completed.
 
     Raises:
         UnknownFunctionError: if this process does not have its function.
@@ -116,7 +131,8 @@ def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str]:
     name: str = said.get("name", step.key)
     where: str = said.get("where", f"step {name!r}")
     data: str | None = said.get("data", step.input)
-    return Plan(func, None, data, func.declaration.output, policy, None, where), name
+    plan = Plan(func, None, data, func.declaration.output, policy, None, where)
+    return plan, name, step.kind == "job" and not said.get("keep", False)
 
 
 class Jobs:
@@ -185,7 +201,7 @@ class Jobs:
     def _unpacked(self, job: Job) -> ClaimedJob | None:
         step = job.step
         try:
-            plan, name = plan_of(step, self._registry)
+            plan, name, forget = plan_of(step, self._registry)
         except Exception as error:
             log.error("step %r of run %s cannot be executed here: %s", step.key, job.run_id, error)
             self._submit(
@@ -193,7 +209,7 @@ class Jobs:
                 lambda result: None,
             )
             return None
-        return ClaimedJob(job, plan, name)
+        return ClaimedJob(job, plan, name, forget=forget)
 
     def next_alone(self) -> None:
         """Let the first that must be alone begin, once it would be, or has waited long."""
@@ -245,6 +261,7 @@ class Jobs:
                 end.text,
                 end.error.to_json() if end.error else None,
                 retry_us,
+                job.forget,
             ),
             functools.partial(self._completed, job, retry_us is None),
         )

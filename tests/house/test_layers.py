@@ -35,7 +35,7 @@ ROWS: list[tuple[str, ...]] = [
     ("pikku._sync", "pikku._process_child"),
     ("pikku._http",),
     ("pikku._app",),
-    ("pikku._control", "pikku._recorder"),
+    ("pikku._control", "pikku._job_control", "pikku._recorder"),
     ("pikku._exported", "pikku._repair", "pikku._verify"),
     ("pikku._engine",),
     ("pikku._live",),

@@ -138,7 +138,8 @@ async def test_a_queue_is_reached_by_attribute_and_by_name() -> None:
     class Queues(QueueAttributes):
         names = {"mail_out": "mail-out"}  # noqa: RUF012
 
-    caller = Noting()
+    noting = Noting()
+    caller: Any = noting
     queues = Queues(caller)
 
     await queues.mail_out.add(3, priority=5)
@@ -148,14 +149,14 @@ async def test_a_queue_is_reached_by_attribute_and_by_name() -> None:
     added = await BoundQueue[int, None]("mail", caller).add_many([1, 2], group="g")
 
     assert added == []
-    assert caller.said[:4] == [
+    assert noting.said[:4] == [
         ("mail-out", 3, {"priority": 5}),
         ("mail-out", 3, {"priority": 5}),
         ("sweep", {}),
         ("sweep", "j1"),
     ]
-    assert caller.said[4][:3] == ("mail", 1, 2)
-    assert caller.said[4][3]["group"] == "g"
+    assert noting.said[4][:3] == ("mail", 1, 2)
+    assert noting.said[4][3]["group"] == "g"
 
 
 # --- schedules --------------------------------------------------------------------------------

@@ -119,9 +119,9 @@ class Store(Protocol):
     def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
         """Have what this process claims from a queue of jobs keep to *limits* from now on.
 
-        They hold across all processes that say the same, and only those are sure to be given jobs that
-        have a priority or a group. A queue that they hold back is not among
-        `more`, and `next_due_us` says when to ask again.
+        They hold across all processes that say the same, and only those are sure to be given jobs
+        that have a priority or a group. A queue that they hold back is not among `more`, and
+        `next_due_us` says when to ask again.
         """
         ...
 
