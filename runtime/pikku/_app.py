@@ -91,7 +91,18 @@ if TYPE_CHECKING:
         def get_run(self, name: str, run_id: str, /) -> Any: ...
         async def call_remote(self, name: str, data: Any, timeout: Duration) -> Any: ...
         async def add_job(self, queue: str, /, *data: Any, **options: Any) -> Any: ...
-        async def add_jobs(self, queue: str, items: Iterable[Any], /, **options: Any) -> Any: ...
+        async def add_jobs(
+            self,
+            queue: str,
+            items: Iterable[Any],
+            /,
+            *,
+            delay: Duration | None = None,
+            priority: int = 0,
+            retries: int | None = None,
+            group: str | None = None,
+            keep_result: bool = False,
+        ) -> Any: ...
         def get_job(self, queue: str, job_id: str, /) -> Any: ...
         def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
 
@@ -941,8 +952,27 @@ class _StepCaller:
     async def add_job(self, queue: str, /, *data: Any, **options: Any) -> Job[Any]:
         return await self._app.add_job(queue, *data, **options)
 
-    async def add_jobs(self, queue: str, items: Iterable[Any], /, **options: Any) -> list[Job[Any]]:
-        return await self._app.add_jobs(queue, items, **options)
+    async def add_jobs(
+        self,
+        queue: str,
+        items: Iterable[Any],
+        /,
+        *,
+        delay: Duration | None = None,
+        priority: int = 0,
+        retries: int | None = None,
+        group: str | None = None,
+        keep_result: bool = False,
+    ) -> list[Job[Any]]:
+        return await self._app.add_jobs(
+            queue,
+            items,
+            delay=delay,
+            priority=priority,
+            retries=retries,
+            group=group,
+            keep_result=keep_result,
+        )
 
     def get_job(self, queue: str, job_id: str, /) -> Job[Any]:
         return self._app.get_job(queue, job_id)

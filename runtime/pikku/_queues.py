@@ -268,8 +268,8 @@ class QueueAttributes:
 
     names: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, caller: Any) -> None:
-        self._caller: Caller = caller
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
 
     def __getattr__(self, attribute: str) -> BoundQueue[Any, Any]:
         if attribute.startswith("__"):
@@ -407,11 +407,11 @@ class SyncQueueAttributes:
 
     def __init__(
         self,
-        caller: Any,
+        caller: Caller,
         names: Mapping[str, str],
         wait_for: Callable[[Coroutine[Any, Any, Any]], Any],
     ) -> None:
-        self._caller: JobCaller = caller
+        self._caller = caller
         self._names = names
         self._wait_for = wait_for
 

@@ -56,7 +56,7 @@ class Mailer:
             finally:
                 self.under_way -= 1
 
-        func = self.toy.func(send, retries=2, retry_delay="10s")
+        func = self.toy.func(retries=2, retry_delay="10s")(send)
         self.toy.registry.wire_queue_worker(queue="mails", func=func, config=self.config)
 
     @property
