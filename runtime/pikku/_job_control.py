@@ -223,6 +223,14 @@ class JobControl:
 
     # --- many jobs ------------------------------------------------------------------------------
 
+    async def waiting(self) -> dict[str, int]:
+        """How many jobs wait in each queue; queues without are left out."""
+        return await self._store.count_jobs()
+
+    async def count(self, queue: str, status: RunStatus) -> int:
+        """How many jobs of a queue have this status."""
+        return (await self._store.count_runs(JOB_RUNS + queue)).get(status, 0)
+
     async def counts(self, queue: str, waiting: dict[str, int] | None = None) -> QueueCounts:
         """What a queue holds; *waiting* are the jobs that wait in each, where they were counted."""
         counted = await self._store.count_jobs() if waiting is None else waiting
