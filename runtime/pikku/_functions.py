@@ -670,7 +670,7 @@ class Registry:
         *,
         name: str,
         schedule: str,
-        func: Func[Any, Any] | Workflow[Any, Any],
+        func: RpcRef[Any, Any] | WorkflowRef[Any, Any],
         timezone: str = "UTC",
         catch_up: CatchUp = "once",
         description: str = "",

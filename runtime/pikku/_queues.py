@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -287,9 +287,29 @@ class QueueAttributes:
             raise AttributeError(attribute)
         return BoundQueue(self.names.get(attribute, attribute), self._caller)
 
-    async def add(self, name: str, /, *data: Any, **options: Any) -> Any:
+    async def add(
+        self,
+        name: str,
+        /,
+        *data: Any,
+        delay: Duration | None = None,
+        priority: int = 0,
+        retries: int | None = None,
+        dedupe_id: str | None = None,
+        group: str | None = None,
+        keep_result: bool = False,
+    ) -> Any:
         """Add a job to the queue *name*, as `queues.name.add(data)` does."""
-        return await self._caller.add_job(name, *data, **options)
+        return await self._caller.add_job(
+            name,
+            *data,
+            delay=delay,
+            priority=priority,
+            retries=retries,
+            dedupe_id=dedupe_id,
+            group=group,
+            keep_result=keep_result,
+        )
 
 
 # --- the same without an event loop -------------------------------------------------------------
@@ -397,16 +417,24 @@ class SyncQueueAttributes:
     """`shop.queues`: the attributes of `queues`, for synchronous code."""
 
     def __init__(
-        self, queues: QueueAttributes, wait_for: Callable[[Coroutine[Any, Any, Any]], Any]
+        self,
+        caller: Any,
+        names: Mapping[str, str],
+        wait_for: Callable[[Coroutine[Any, Any, Any]], Any],
     ) -> None:
-        self._queues = queues
+        self._caller: JobCaller = caller
+        self._names = names
         self._wait_for = wait_for
 
     def __getattr__(self, attribute: str) -> SyncBoundQueue[Any, Any]:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        return SyncBoundQueue(getattr(self._queues, attribute), self._wait_for)
+        return self._queue(self._names.get(attribute, attribute))
 
     def add(self, name: str, /, *data: Any, **options: Any) -> SyncJob[Any]:
         """Add a job to the queue *name*, as `shop.queues.name.add(data)` does."""
-        return SyncJob(self._wait_for(self._queues.add(name, *data, **options)), self._wait_for)
+        job: SyncJob[Any] = self._queue(name).add(*data, **options)
+        return job
+
+    def _queue(self, name: str) -> SyncBoundQueue[Any, Any]:
+        return SyncBoundQueue(BoundQueue[Any, Any](name, self._caller), self._wait_for)

@@ -117,6 +117,16 @@ def test_a_rate_is_a_rate() -> None:
         QueueConfig(rate_limit=100)  # type: ignore[arg-type]
 
 
+DEFAULTS: dict[str, Any] = {
+    "delay": None,
+    "priority": 0,
+    "retries": None,
+    "dedupe_id": None,
+    "group": None,
+    "keep_result": False,
+}
+
+
 class Noting:
     """Notes what it is asked to add."""
 
@@ -150,7 +160,7 @@ async def test_a_queue_is_reached_by_attribute_and_by_name() -> None:
     assert added == []
     assert caller.said[:4] == [
         ("mail-out", 3, {"priority": 5}),
-        ("mail-out", 3, {"priority": 5}),
+        ("mail-out", 3, DEFAULTS | {"priority": 5}),
         ("sweep", {}),
         ("sweep", "j1"),
     ]
