@@ -69,7 +69,8 @@ if TYPE_CHECKING:
 # On every run of a schedule, to find the schedules that are in a store.
 TAG = "schedule"
 AT_ONCE = 200
-LOOK_AT = 50
+# How many of a schedule's newest runs are looked at: what is to come is among them.
+LOOK_AT = 20
 # A tick is not given up because the store does not answer.
 PATIENCE: dict[str, Any] = {
     "retries": 100_000,
@@ -521,23 +522,19 @@ class Schedules:
         return [tick for tick in ticks if tick is not None and tick.kind == "tick"]
 
     async def _ended(self, name: str) -> list[RunRecord]:
-        return await self._runs(name, ("completed", "failed"), 3)
+        return [run for run in await self._newest(name) if run.status in ("completed", "failed")]
 
     async def _unfinished(self, name: str) -> list[tuple[Tick, RunRecord]]:
         """What is to come, under way or stands still, and the mark of a pause."""
         found: list[tuple[Tick, RunRecord]] = []
-        for run in await self._runs(name, ("running", "suspended"), LOOK_AT):
-            if (tick := _read(run)) is not None:
+        for run in await self._newest(name):
+            if run.status not in FINAL_STATUSES and (tick := _read(run)) is not None:
                 found.append((tick, run))
         return found
 
-    async def _runs(self, name: str, statuses: Sequence[RunStatus], limit: int) -> list[RunRecord]:
-        """The newest runs of a schedule with one of these statuses."""
-        wanted = RunFilter(workflow=workflow_of(name), limit=limit)
-        found: list[RunRecord] = []
-        for status in statuses:
-            found += await self._store.list_runs(wanted._replace(status=status))
-        return found
+    async def _newest(self, name: str) -> list[RunRecord]:
+        # Not by status: of two indexes, a store may take the one that has every schedule's runs.
+        return await self._store.list_runs(RunFilter(workflow=workflow_of(name), limit=LOOK_AT))
 
 
 def _codec() -> Codec:
