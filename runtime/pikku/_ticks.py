@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import quote
 
@@ -170,10 +171,15 @@ def ticks_after(schedule: str, timezone: str, after: datetime) -> Iterator[datet
     """
     from cronsim import CronSim
 
-    for each in CronSim(cron_fields(schedule), after.astimezone(time_zone(timezone))):
+    for each in CronSim(_fields(schedule), after.astimezone(time_zone(timezone))):
         at = each.astimezone(UTC)
         if at > after:  # where an hour comes twice, the first of them may be over
             yield at
+
+
+@lru_cache(maxsize=4096)
+def _fields(schedule: str) -> str:
+    return cron_fields(schedule)
 
 
 def next_tick(schedule: str, timezone: str, after: datetime) -> datetime | None:
@@ -185,8 +191,11 @@ def last_tick(schedule: str, timezone: str, tick: datetime, until: datetime) -> 
     """The last tick up to *until*, which may be *tick* itself, one of the schedule's."""
     from cronsim import CronSim
 
+    following = next_tick(schedule, timezone, tick)
+    if following is None or following > until:
+        return tick
     found = tick
-    for each in CronSim(cron_fields(schedule), until.astimezone(time_zone(timezone)), reverse=True):
+    for each in CronSim(_fields(schedule), until.astimezone(time_zone(timezone)), reverse=True):
         if each.astimezone(UTC) <= until:
             found = max(tick, each.astimezone(UTC))
             break
