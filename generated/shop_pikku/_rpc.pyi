@@ -2,6 +2,7 @@
 # ruff: noqa
 # fmt: off
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from pikku import BoundRpc
 from pikku import Duration
@@ -64,6 +65,11 @@ class Rpc:
 
     Bring one record into today's form. Doing it twice would do no harm.
     """
+    nightly_report: BoundRpc[datetime, Report]
+    """shop.reports:nightly_report
+
+    How much of every article is reserved by then.
+    """
     place_order: BoundRpc[Purchase, None]
     """shop.purchases:place_order
 
@@ -116,6 +122,8 @@ class Rpc:
     async def invoke(self, name: Literal["list_customers"], data: Page, /) -> list[int]: ...
     @overload
     async def invoke(self, name: Literal["migrate_customer"], data: int, /) -> None: ...
+    @overload
+    async def invoke(self, name: Literal["nightly_report"], data: datetime, /) -> Report: ...
     @overload
     async def invoke(self, name: Literal["place_order"], data: Purchase, /) -> None: ...
     @overload
@@ -177,6 +185,11 @@ class RpcNames:
     """shop.migration:migrate_customer
 
     Bring one record into today's form. Doing it twice would do no harm.
+    """
+    nightly_report: RpcRef[datetime, Report]
+    """shop.reports:nightly_report
+
+    How much of every article is reserved by then.
     """
     place_order: RpcRef[Purchase, None]
     """shop.purchases:place_order

@@ -41,7 +41,13 @@ from pikku._contexts import (
     WorkflowFunctionContext,
 )
 from pikku._durations import Duration, duration_us
-from pikku._functions import NO_INPUT, Registry, RpcAttributes, RpcRefAttributes
+from pikku._functions import (
+    NO_INPUT,
+    Registry,
+    RpcAttributes,
+    RpcRefAttributes,
+    schedule_of,
+)
 from pikku._ids import check_askable, is_unicode
 from pikku._payloads import PayloadCodec
 from pikku._records import RunFilter
@@ -54,6 +60,7 @@ from pikku.errors import (
     DeclarationError,
     InvalidInputError,
     SettingError,
+    UnknownWorkflowError,
     WorkflowBodyError,
 )
 
@@ -69,6 +76,8 @@ if TYPE_CHECKING:
     from pikku._queues import Job
     from pikku._records import RunRecord, RunStatus
     from pikku._replay import Replay
+    from pikku._schedules import Schedules
+    from pikku._ticks import ScheduleInfo
     from pikku.stores.base import Store
 
     class Caller(Protocol):
@@ -177,6 +186,13 @@ class OpenApp:
 
         return JobControl(self)
 
+    @cached_property
+    def schedules(self) -> Schedules:
+        """What is done to schedules."""
+        from pikku._schedules import Schedules
+
+        return Schedules(self.registry, self.engine)
+
 
 class App(Generic[S_co]):
     """An application of pikku's: made without I/O, ready inside `async with app:`.
@@ -247,6 +263,7 @@ class App(Generic[S_co]):
         options: EngineOptions | None = None,
         queue_service: Literal["none", "store"] | None = None,
         work: Work | None = None,
+        schedules: bool = True,
     ) -> AbstractAsyncContextManager[Self]:
         """`async with app:` with some settings replaced.
 
@@ -257,6 +274,7 @@ class App(Generic[S_co]):
             options: how the engine works; the defaults are meant to be left alone.
             queue_service: `"store"` leaves runs to workers, instead of what is configured.
             work: be a worker, too, and take on this.
+            schedules: make sure that every schedule has its next tick, where runs are executed.
         """
 
         @asynccontextmanager
@@ -273,6 +291,7 @@ class App(Generic[S_co]):
                     options,
                     store=None if self._open is not None else own,
                     work=work,
+                    schedules=schedules,
                 )
                 try:
                     yield self
@@ -291,6 +310,7 @@ class App(Generic[S_co]):
         on_quiet: Callable[[int | None], None] | None = None,
         work: Work | None = None,
         prepare: Callable[[OpenApp], None] | None = None,
+        schedules: bool = True,
     ) -> OpenApp:
         if self._open is not None and store is None:
             raise ConfigurationError(
@@ -339,6 +359,8 @@ class App(Generic[S_co]):
             if prepare is not None:
                 prepare(opened)
             await opened.engine.open()
+            if schedules and self.registry.schedules and opened.engine.executes_runs:
+                await opened.schedules.begin_all()
             undo.pop_all()
         return opened
 
@@ -346,6 +368,10 @@ class App(Generic[S_co]):
         """Import every module that registers something; a second time does nothing."""
         if self._bootstrap is not None:
             importlib.import_module(self._bootstrap)
+        if self.registry.schedules:
+            from pikku._schedules import wire_ticks
+
+            wire_ticks(self.registry)
 
     @property
     def authorize(self) -> Authorize | None:
@@ -470,6 +496,8 @@ class App(Generic[S_co]):
     def _admitted(self, name: str, data: tuple[Any, ...]) -> tuple[WiredWorkflow, str]:
         """The workflow *name*, and *data* as the text of its input."""
         wired = self.registry.workflow(name)
+        if schedule_of(name) is not None:  # pikku's own: `run_schedule`
+            raise UnknownWorkflowError(name, ())
         declaration = wired.workflow.declaration
         where = f"workflow {name!r}"
         if declaration.takes_input and not data:
@@ -806,6 +834,46 @@ class App(Generic[S_co]):
         wired = self.registry.workflow(loaded.run.workflow)
         verify(loaded, wired, Contexts(self, None).workflow)
 
+    # --- schedules --------------------------------------------------------------------------------
+
+    async def list_schedules(self) -> list[ScheduleInfo]:
+        """Every schedule of the app, and those that are left in the store, by name."""
+        return await self.opened.schedules.listed()
+
+    async def pause_schedule(self, name: str) -> None:
+        """Have no tick of the schedule come until it is resumed; what is under way ends.
+
+        Raises:
+            UnknownScheduleError: no such schedule, with the nearest names.
+        """
+        refuse_in_workflow_body(f"pause_schedule({name!r})")
+        await self.opened.schedules.pause(name)
+
+    async def resume_schedule(self, name: str) -> None:
+        """Have a paused schedule go on with its next tick from now; those that would have come
+        meanwhile are not made up for.
+
+        Raises:
+            UnknownScheduleError: no such schedule, with the nearest names.
+        """
+        refuse_in_workflow_body(f"resume_schedule({name!r})")
+        await self.opened.schedules.resume(name)
+
+    async def run_schedule(self, name: str, *, wait: bool = True) -> Run[Any]:
+        """Do here and now what the schedule does at a tick; its ticks come as before.
+
+        Args:
+            wait: as of `start_workflow`.
+
+        Raises:
+            UnknownScheduleError: no such schedule, with the nearest names.
+        """
+        refuse_in_workflow_body(f"run_schedule({name!r})")
+        opened = self.opened
+        wired, text, run_id = opened.schedules.asked(name)
+        await opened.engine.start(wired, text, run_id=run_id, wait=wait)
+        return Run(run_id, wired.name, lambda: self.opened)
+
     def run_async(self, coro: Coroutine[Any, Any, T]) -> T:
         """The result of *coro*, run on the app's event loop, for a thread of this process."""
         import asyncio
@@ -1044,7 +1112,7 @@ class Contexts:
         if opened is not None:
             clock = opened.engine.clock
             limit = opened.engine.options.max_payload_bytes
-        return app._workflow_context(
+        made = app._workflow_context(
             None if opened is None else opened.services,
             app._rpc_refs(),
             self._logger({"run_id": run.run_id, "workflow": run.workflow}, replay),
@@ -1053,6 +1121,13 @@ class Contexts:
                 self._recorder(app.registry, clock, replay, limit, run.depth, run.started_by)
             ),
         )
+        if (name := schedule_of(run.workflow)) is None:
+            return made
+        from pikku._schedules import TickContext
+
+        target = app.registry.schedules[name].func
+        schedules = None if opened is None else opened.schedules
+        return TickContext(made.workflow, run.run_id, target, schedules)
 
 
 def _filter(

@@ -17,7 +17,7 @@ from pikku._calls import Call, LentThread, guarded
 from pikku._clock import Alarm
 from pikku._codec import first_difference
 from pikku._committer import Committer
-from pikku._error_info import ErrorInfo
+from pikku._error_info import ErrorInfo, cancellation
 from pikku._functions import Registry, WiredWorkflow
 from pikku._ids import check_run_id, new_run_id
 from pikku._intake import Intake
@@ -224,7 +224,7 @@ class Engine:
 
     async def _prune(self) -> None:
         """Delete the runs that have been kept long enough."""
-        if not self._executes_runs:
+        if not self.executes_runs:
             return
         try:
             for status, us in self._retention.items():
@@ -242,19 +242,20 @@ class Engine:
             log.warning("deleting runs that are kept no longer: %s", error)
 
     @property
-    def _executes_runs(self) -> bool:
+    def executes_runs(self) -> bool:
+        """Whether this process takes runs on, not only starts them."""
         return not self.remote or self.work is not None
 
     def _advertise(self) -> None:
         """Say what is executed here, so that others may hand it over."""
-        if self._executes_runs and self.store.shared:
+        if self.executes_runs and self.store.shared:
             names = self.registry.workflows
             holds = [*names, *(f"{name}@{self.version_of(name)}" for name in names)]
             self.submit(Advertise(holds), lambda result: None)
 
     async def _resume_deployed(self) -> None:
         """Open the runs that were suspended for want of what is here now."""
-        if not self._executes_runs:
+        if not self.executes_runs:
             return
         try:
             waiting = await self.store.list_runs(RunFilter(status="suspended", limit=1000))
@@ -952,6 +953,9 @@ class Engine:
                 log.error("run %s cannot be executed here: %s", run.run_id, error)
                 text = ErrorInfo.of(error).to_json()
                 unwinding = run.cancel_us is not None
+                if unwinding and not run.turn:  # it never began: there is nothing to unwind
+                    self._settle_unbegun(run, _called_off(run))
+                    return
                 settle = Settle("suspended", error=text, reason=reason, unwinding=unwinding)
                 self._settle_unbegun(run, settle)
 
@@ -1064,6 +1068,12 @@ class Engine:
                 self.submit(self._reap, lambda result: None)
                 self._advertise()
                 return
+
+
+def _called_off(run: RunRecord) -> Settle:
+    reason = run.cancel_reason or ""
+    error = cancellation(run.run_id, run.workflow, reason)
+    return Settle("cancelled", error=error, reason=reason)
 
 
 def _check_same_start(run: RunRecord, workflow: str, text: str) -> None:

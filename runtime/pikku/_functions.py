@@ -535,6 +535,12 @@ def _takes_tick(declared: Any) -> bool:
     return declared in (None, NoneType, datetime)
 
 
+def schedule_of(workflow: str) -> str | None:
+    """The name of the schedule whose ticks are runs of *workflow*; None where it is another."""
+    name = workflow.removeprefix("schedule:")
+    return None if name == workflow else name
+
+
 def place_of(func: Callable[..., Any]) -> str:
     """`module:qualname`, which is how a decorated function is told from another."""
     module = func.__module__
@@ -827,7 +833,8 @@ class Registry:
         try:
             return self.workflows[name]
         except (KeyError, TypeError):
-            raise UnknownWorkflowError(str(name), self.workflows) from None
+            known = [each for each in self.workflows if schedule_of(each) is None]
+            raise UnknownWorkflowError(str(name), known) from None
 
 
 # --- attribute objects: what generated classes derive from --------------------------------------

@@ -16,8 +16,9 @@ from pikku._commands.dev import dev
 from pikku._commands.doctor import doctor
 from pikku._commands.init import init
 from pikku._commands.output import complain
-from pikku._commands.runs import runs
 from pikku._commands.queue import queue
+from pikku._commands.runs import runs
+from pikku._commands.schedule import schedule
 from pikku._commands.serve import serve
 from pikku._commands.target import Target
 from pikku._commands.worker import worker
@@ -32,6 +33,7 @@ from pikku.errors import (
     RunFailedError,
     RunNotFoundError,
     UnknownQueueError,
+    UnknownScheduleError,
     UnknownSignalError,
     UnknownWorkflowError,
 )
@@ -44,6 +46,7 @@ _EXIT_CODES: Final[tuple[tuple[type[PikkuError], int], ...]] = (
     (RunNotFoundError, 3),
     (UnknownWorkflowError, 3),
     (UnknownSignalError, 3),
+    (UnknownScheduleError, 3),
     (NoSuchStepError, 3),
     (JobNotFoundError, 3),
     (UnknownQueueError, 3),
@@ -107,7 +110,7 @@ def main(context: click.Context, app: str | None, store: str | None, version: bo
         click.echo(context.get_help())
 
 
-for _command in (demo, init, dev, runs, queue, worker, serve, doctor, db):
+for _command in (demo, init, dev, runs, queue, schedule, worker, serve, doctor, db):
     main.add_command(_command)
 for _command in (
     *(words.signal, words.approvals, words.approve, words.reject),

@@ -62,7 +62,14 @@ async def hosting(
     async with AsyncExitStack() as stack:
         register(app)
         with blaming(f"{app.package} cannot be opened"):
-            await stack.enter_async_context(app.open(store=store, options=options, work=work))
+            await stack.enter_async_context(
+                app.open(
+                    store=store,
+                    options=options,
+                    work=work,
+                    schedules=work is not None,  # a command that is soon gone hosts none
+                )
+            )
         yield app.opened.engine
 
 

@@ -55,9 +55,7 @@ def list_(target: Target, as_json: bool) -> None:
         async with _jobs(target) as (jobs, wired):
             waiting = await jobs.waiting()
             names = sorted({*wired, *waiting})
-            return [
-                (name, await jobs.counts(name, waiting), wired.get(name, "")) for name in names
-            ]
+            return [(name, await jobs.counts(name, waiting), wired.get(name, "")) for name in names]
 
     found = in_loop(read())
     if as_json:
@@ -67,7 +65,7 @@ def list_(target: Target, as_json: bool) -> None:
     if not found:
         tell("no queues")
         return
-    rows = [("QUEUE", "FUNCTION", "WAITING", "UNFINISHED", "DEAD", "KEPT")]
+    rows: list[tuple[str, ...]] = [("QUEUE", "FUNCTION", "WAITING", "UNFINISHED", "DEAD", "KEPT")]
     rows += [
         (name, function or "-", *(str(count) for count in counts))
         for name, counts, function in found
