@@ -22,6 +22,7 @@ from pikku._records import (
     Delivery,
     Examination,
     HistoryEntry,
+    Holdings,
     Job,
     LoadedRun,
     Op,
@@ -443,6 +444,14 @@ class PostgresStore:
                     frozenset(connection.execute(self._queries["all_jobs"]).fetchall()),
                     frozenset(connection.execute(self._queries["all_timers"]).fetchall()),
                 )
+
+        return await self._read(read)
+
+    async def holdings(self, session: str) -> Holdings:
+        def read(connection: Connection[Row]) -> Holdings:
+            runs = connection.execute(self._queries["owned_by"], (session,)).fetchall()
+            jobs = connection.execute(self._queries["jobs_of"], (session, None)).fetchall()
+            return Holdings(frozenset(run_id for (run_id,) in runs), frozenset(jobs))
 
         return await self._read(read)
 

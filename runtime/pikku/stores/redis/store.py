@@ -19,6 +19,7 @@ from pikku._records import (
     Delivery,
     Examination,
     HistoryEntry,
+    Holdings,
     Job,
     LoadedRun,
     Op,
@@ -591,6 +592,19 @@ class RedisStore:
             frozenset(timers),
             dict(self._unreadable),
         )
+
+    async def holdings(self, session: str) -> Holdings:
+        runs: set[str] = set()
+        jobs: set[tuple[str, str]] = set()
+        for partition in self._partitions:
+            (held,) = await self._transport.commands(("HKEYS", f"{partition.tag}:own:{session}"))
+            for entry in held:
+                if entry[:1] == b"r":
+                    runs.add(entry[1:].decode())
+                elif entry[:1] == b"j":
+                    end = 3 + int.from_bytes(entry[1:3], "little")
+                    jobs.add((entry[3:end].decode(), entry[end:].decode()))
+        return Holdings(frozenset(runs), frozenset(jobs))
 
 
 def _created(wanted: RunFilter) -> tuple[str, str]:

@@ -1,7 +1,19 @@
 -- requeue_run: an unfinished run gets the next actions that its records call for. run
+-- Whether the run's owner would have to execute a step that somebody else was about to.
+local function forsaken(f, steps)
+  for _, found in ipairs(steps) do
+    local s = found[2]
+    if s.status == RUNNING and s.queue == '' and s.flags < CALLED_OFF and s.worker ~= f.owner
+      and not WAITS[s.kind] and s.kind ~= CHILD and s.kind ~= SUSPEND and not is_past(f, s) then
+      return true
+    end
+  end
+  return false
+end
+
 ops.requeue_run = function(a)
   local run = a[1]
-  local f = load_run(run, 'status', 'owner', 'queued', 'inline', 'cancel_us')
+  local f = load_run(run, 'status', 'owner', 'queued', 'inline', 'cancel_us', 'cancel_delivery')
   if not f then
     return NOT_FOUND
   end
@@ -12,13 +24,18 @@ ops.requeue_run = function(a)
     disown_run(f.owner, run)
     f.owner = ''
   end
+  local steps = open_steps(run)
+  if f.owner ~= '' and forsaken(f, steps) then
+    disown_run(f.owner, run)
+    f.owner = '' -- whoever takes it up next executes what its owner does not
+  end
   if f.status == 'running' and f.owner == '' then
     call('HSET', run_key(run), 'owner', '', 'queued', 1)
     push_run(run, f.inline)
   else
     call('HSET', run_key(run), 'owner', f.owner)
   end
-  for _, found in ipairs(open_steps(run)) do
+  for _, found in ipairs(steps) do
     local step_key, s = found[1], found[2]
     local away = s.queue ~= '' or s.flags >= CALLED_OFF
     local ended = f.cancel_us and s.created <= tonumber(f.cancel_us)
