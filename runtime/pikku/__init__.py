@@ -27,6 +27,16 @@ from pikku._functions import (
 )
 from pikku._history import RunInfo
 from pikku._payloads import PayloadCodec
+from pikku._queues import (
+    BoundQueue,
+    Job,
+    JobInfo,
+    QueueAttributes,
+    QueueConfig,
+    RateLimit,
+    SyncBoundQueue,
+    SyncJob,
+)
 from pikku._retry import Backoff
 from pikku._run import Run, SyncRun
 from pikku._saga import Saga, Undo
@@ -80,10 +90,15 @@ __all__ = [
     "Approvers",
     "Backoff",
     "Duration",
+    "QueueConfig",
+    "RateLimit",
     "external_workflow",
-    # runs
+    # runs and jobs
+    "Job",
+    "JobInfo",
     "Run",
     "RunInfo",
+    "SyncJob",
     "SyncRun",
     # errors: the rest is in pikku.errors
     "ErrorInfo",
@@ -98,15 +113,18 @@ __all__ = [
     "TerminalError",
     "UnauthorizedError",
     # what generated code is made of
+    "BoundQueue",
     "BoundRpc",
     "BoundWorkflow",
     "ExternalWorkflow",
     "Func",
+    "QueueAttributes",
     "RpcAttributes",
     "RpcRef",
     "RpcRefAttributes",
     "SignalAttributes",
     "SyncApp",
+    "SyncBoundQueue",
     "SyncBoundWorkflow",
     "Workflow",
     "WorkflowAttributes",

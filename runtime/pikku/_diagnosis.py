@@ -133,10 +133,11 @@ def _inaction(
 
 
 def is_forsaken(step: StepRecord, run: RunRecord) -> bool:
-    """Whether the run's owner would have to execute the step, and somebody else was about to. The
-    first turn of whoever takes a run over puts that right."""
+    """Whether the run's owner would have to execute the step, and somebody else was about to: the
+    first turn of whoever takes a run over should have put that right."""
     return (
-        step.status == "running"
+        run.turned_by == run.owner
+        and step.status == "running"
         and step.queue is None
         and step.kind not in WAITS
         and step.kind != "child"

@@ -7,20 +7,26 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
+from datetime import datetime
+from types import NoneType, SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, overload
 
 from pikku._calls import Guards, Middleware, Permission, WiredMiddleware, checked_guards
 from pikku._durations import Duration, duration_us
+from pikku._queues import QueueConfig, WiredQueueWorker
 from pikku._retry import DEFAULT_POLICY, Backoff, StepPolicy, as_backoff, checked_retries
 from pikku._signals import Signal, WiredSignal
 from pikku.errors import (
     DeclarationError,
     DuplicateNameError,
     UnknownFunctionError,
+    UnknownQueueError,
+    UnknownScheduleError,
     UnknownSignalError,
     UnknownWorkflowError,
     WorkflowBodyError,
+    nearest,
 )
 
 if TYPE_CHECKING:
@@ -36,9 +42,11 @@ T = TypeVar("T")
 
 Dispatch: TypeAlias = Literal["local", "queue"]
 Executor: TypeAlias = Literal["process"]
+CatchUp: TypeAlias = Literal["skip", "once", "all"]
 
 _QUEUE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _RESERVED_QUEUES = ("orchestrator", "inline")
+_RESERVED_WORKFLOWS = ("schedule:", "queue:")
 
 
 class _NoInput:
@@ -324,6 +332,18 @@ class WiredWorkflow:
         self.expose = expose
 
 
+@dataclass(frozen=True, slots=True)
+class WiredSchedule:
+    """A function or workflow, and when it is due."""
+
+    name: str
+    schedule: str
+    timezone: str
+    func: Func[Any, Any] | Workflow[Any, Any]
+    catch_up: CatchUp
+    description: str
+
+
 class _Declaration:
     """The parameters of a decorated function and, once needed, the codecs of their types."""
 
@@ -346,6 +366,20 @@ class _Declaration:
             )
         self.takes_input = count == 2
         self._input_name = code.co_varnames[1] if self.takes_input else ""
+
+    @property
+    def input_type(self) -> Any:
+        """The declared input; without an input, None.
+
+        Raises:
+            DeclarationError: if its annotation cannot be resolved.
+        """
+        declared: dict[str, Any] = self._func.__annotations__
+        if self._input_name not in declared:
+            return None
+        wanted = {self._input_name: declared[self._input_name]}
+        owner = f"{self._kind} {self.place}"
+        return resolve_annotations(wanted, self._func, owner)[self._input_name]
 
     @property
     def input(self) -> Codec:
@@ -429,16 +463,7 @@ def check_route(owner: str, queue: object, dispatch: object) -> None:
         DeclarationError: if a value cannot be used, or the two contradict, naming *owner*.
     """
     if queue is not None:
-        if not isinstance(queue, str) or not _QUEUE_NAME.fullmatch(queue):
-            raise DeclarationError(
-                f"{owner}: {queue!r} is no name for a queue",
-                hint="use 1 to 64 of the characters A-Z a-z 0-9 _ . -",
-            )
-        if queue in _RESERVED_QUEUES:
-            raise DeclarationError(
-                f"{owner}: the queue name {queue!r} is taken by pikku itself",
-                hint="give the queue another name",
-            )
+        check_queue_name(owner, queue)
     if dispatch not in (None, "local", "queue"):
         raise DeclarationError(
             f"{owner}: dispatch is {dispatch!r}",
@@ -449,6 +474,50 @@ def check_route(owner: str, queue: object, dispatch: object) -> None:
             f'{owner}: queue={queue!r} and dispatch="local" contradict each other',
             hint="a queue of its own is always crossed: leave one of them out",
         )
+
+
+def check_queue_name(owner: str, queue: object) -> None:
+    """Refuse what is no name for a queue.
+
+    Raises:
+        DeclarationError: naming *owner*.
+    """
+    if not isinstance(queue, str) or not _QUEUE_NAME.fullmatch(queue):
+        raise DeclarationError(
+            f"{owner}: {queue!r} is no name for a queue",
+            hint="use 1 to 64 of the characters A-Z a-z 0-9 _ . -",
+        )
+    if queue in _RESERVED_QUEUES:
+        raise DeclarationError(
+            f"{owner}: the queue name {queue!r} is taken by pikku itself",
+            hint="give the queue another name",
+        )
+
+
+def _check_schedule(owner: str, schedule: object, timezone: object) -> None:
+    from pikku._cron import cron_fields, time_zone, zone_names
+
+    try:
+        cron_fields(schedule)
+    except ValueError as error:
+        hint = "write minute, hour, day of the month, month and day of the week: 0 3 * * *"
+        raise DeclarationError(f"{owner}: {error}", hint=hint) from None
+    try:
+        time_zone(timezone)
+    except ValueError as error:
+        known = zone_names()
+        hint = nearest(str(timezone), known) if len(known) > 1 else "pip install tzdata"
+        raise DeclarationError(f"{owner}: {error}", hint=hint) from None
+
+
+def _takes_tick(declared: Any) -> bool:
+    """Whether an input can be nothing, or the time at which something was due."""
+    origin = typing.get_origin(declared)
+    if origin is typing.Annotated:
+        return _takes_tick(typing.get_args(declared)[0])
+    if origin in (typing.Union, UnionType):
+        return any(_takes_tick(each) for each in typing.get_args(declared))
+    return declared in (None, NoneType, datetime)
 
 
 def place_of(func: Callable[..., Any]) -> str:
@@ -465,7 +534,7 @@ def place_of(func: Callable[..., Any]) -> str:
 
 
 class Registry:
-    """The functions, workflows and signals of one generated package.
+    """The functions, workflows, queues, schedules and signals of one generated package.
 
     Each package has its own, so two apps in one process never meet. `versions` has the version of
     each workflow by its name, as far as it is known.
@@ -477,6 +546,8 @@ class Registry:
         self.functions: dict[str, Func[Any, Any]] = {}
         self.queues: set[str] = set()
         self.workflows: dict[str, WiredWorkflow] = {}
+        self.queue_workers: dict[str, WiredQueueWorker] = {}
+        self.schedules: dict[str, WiredSchedule] = {}
         self.signals: dict[str, WiredSignal[Any]] = {}
         self.middleware: list[WiredMiddleware] = []
 
@@ -541,6 +612,11 @@ class Registry:
             )
         if not name or not isinstance(name, str):
             raise DeclarationError(f"wire_workflow: {name!r} is no name for a workflow")
+        if name.startswith(_RESERVED_WORKFLOWS):
+            raise DeclarationError(
+                f"wire_workflow: the name {name!r} begins with what pikku keeps for itself",
+                hint="give the workflow a name without `schedule:` or `queue:` in front",
+            )
         if isinstance(tags, str) or not all(isinstance(tag, str) and tag for tag in tags):
             raise DeclarationError(
                 f"wire_workflow(name={name!r}): tags is {tags!r}", hint='write tags=["one", "two"]'
@@ -553,6 +629,86 @@ class Registry:
             )
         func.name = name
         self.workflows[name] = WiredWorkflow(name, func, description, tags, expose)
+
+    def wire_queue_worker(
+        self, *, queue: str, func: Func[Any, Any], config: QueueConfig | None = None
+    ) -> None:
+        """Have *func* do the jobs of *queue*.
+
+        Raises:
+            DuplicateNameError: if another function does them.
+            DeclarationError: if *func* is no function, or *queue* no name for a queue.
+        """
+        owner = f"wire_queue_worker(queue={queue!r})"
+        check_queue_name("wire_queue_worker", queue)
+        if not isinstance(func, Func):
+            raise DeclarationError(
+                f"{owner}: func is {func!r}", hint="decorate the function with @pikku_func"
+            )
+        if config is not None and not isinstance(config, QueueConfig):
+            raise DeclarationError(
+                f"{owner}: config is {config!r}", hint="write config=QueueConfig(concurrency=20)"
+            )
+        there = self.queue_workers.get(queue)
+        if there is not None and there.func.declaration.place != func.declaration.place:
+            raise DuplicateNameError(
+                f"two functions do the jobs of queue {queue!r}: "
+                f"{there.func.declaration.place} and {func.declaration.place}",
+                hint="give each queue one function",
+            )
+        self.queues.add(queue)
+        self.queue_workers[queue] = WiredQueueWorker(queue, func, config or QueueConfig())
+
+    def wire_scheduler(
+        self,
+        *,
+        name: str,
+        schedule: str,
+        func: Func[Any, Any] | Workflow[Any, Any],
+        timezone: str = "UTC",
+        catch_up: CatchUp = "once",
+        description: str = "",
+    ) -> None:
+        """Have *func* called, or a run of it started, whenever *schedule* is due.
+
+        Args:
+            schedule: a cron expression of five fields, or one of `@hourly`, `@daily`, `@midnight`,
+                `@weekly`, `@monthly`, `@yearly` and `@annually`.
+            timezone: where its hours are told.
+            catch_up: what becomes of times at which nothing ran: they are skipped, made up for
+                once, or all.
+
+        Raises:
+            DuplicateNameError: if another schedule has the name.
+            DeclarationError: if *func* takes anything but a `datetime`, or another value cannot be
+                used.
+        """
+        if not isinstance(name, str) or not name or not name.isprintable():
+            raise DeclarationError(f"wire_scheduler: {name!r} is no name for a schedule")
+        owner = f"wire_scheduler(name={name!r})"
+        if not isinstance(func, (Func, Workflow)):
+            raise DeclarationError(
+                f"{owner}: func is {func!r}",
+                hint="decorate the function with @pikku_func or @pikku_workflow_func",
+            )
+        if not _takes_tick(func.declaration.input_type):
+            raise DeclarationError(
+                f"{owner}: {func.declaration.place} takes another input than a datetime",
+                hint="let it take nothing, or the time at which it was due: a datetime",
+            )
+        if catch_up not in typing.get_args(CatchUp):
+            raise DeclarationError(
+                f"{owner}: catch_up is {catch_up!r}", hint='write "skip", "once" or "all"'
+            )
+        _check_schedule(owner, schedule, timezone)
+        made = WiredSchedule(name, schedule, timezone, func, catch_up, description)
+        there = self.schedules.get(name)
+        if there is not None and there.func.declaration.place != func.declaration.place:
+            raise DuplicateNameError(
+                f"two schedules are named {name!r}: "
+                f"{there.func.declaration.place} and {func.declaration.place}"
+            )
+        self.schedules[name] = made
 
     def wire_signal(self, *, name: str, payload: Any = None, description: str = "") -> Signal[Any]:
         """Declare the signal *name*, with the type of what comes with it.
@@ -602,6 +758,28 @@ class Registry:
         everywhere = [each.middleware for each in self.middleware if not each.tags]
         tagged = [each.middleware for each in self.middleware if each.tags & tags]
         return Guards((*everywhere, *tagged, *func.guards.middleware), func.guards.permissions)
+
+    def queue_worker(self, queue: str) -> WiredQueueWorker:
+        """What does the jobs of this *queue*.
+
+        Raises:
+            UnknownQueueError: with the nearest names.
+        """
+        try:
+            return self.queue_workers[queue]
+        except (KeyError, TypeError):
+            raise UnknownQueueError(str(queue), self.queue_workers) from None
+
+    def schedule(self, name: str) -> WiredSchedule:
+        """The schedule of this *name*.
+
+        Raises:
+            UnknownScheduleError: with the nearest names.
+        """
+        try:
+            return self.schedules[name]
+        except (KeyError, TypeError):
+            raise UnknownScheduleError(str(name), self.schedules) from None
 
     def signal(self, name: str) -> WiredSignal[Any]:
         """The declared signal of this *name*.

@@ -30,9 +30,15 @@ StepKindName = Literal[
     "suspend",
     "child",
     "patch",
+    "job",
 ]
 # What is recorded as the error of a wait that its function has given up.
 GIVEN_UP = '{"type": "GivenUp", "message": "the function waits for it no longer"}'
+# A run whose workflow has a name that begins so is a job: it has one step, of kind `job`, ends with
+# it, and is executed by whoever claims that from its queue. Nobody orchestrates it.
+JOB_RUNS = "queue:"
+# The key of its step.
+JOB_KEY = "job"
 # Steps that end by a word from outside or, with a due time, when that has come.
 WAITS: frozenset[str] = frozenset({"sleep", "signal", "approval"})
 
@@ -63,7 +69,8 @@ class RunRecord:
     `turn` counts the commits of the run's owners, `turned_by` is the session that made the last;
     `deliveries` counts the outcomes recorded so far. A child run has the id of its `parent`, the
     key of the step there that waits for it, and its `depth` below a run without parent. `pinned`:
-    only a process that holds the run's `version` executes it.
+    only a process that holds the run's `version` executes it. `traceparent` is the trace context of
+    whoever started it, as W3C Trace Context writes it.
     """
 
     run_id: str
@@ -95,6 +102,12 @@ class RunRecord:
     depth: int = 0
     pinned: bool = False
     forked_from: str | None = None
+    traceparent: str | None = None
+
+
+def is_job(run: RunRecord) -> bool:
+    """Whether the run is a job of a queue."""
+    return run.workflow.startswith(JOB_RUNS)
 
 
 @dataclass(slots=True)
@@ -251,7 +264,11 @@ class Settle(NamedTuple):
 
 class CreateRun(NamedTuple):
     """Create a run, or find the one that has this id. Claimed for the calling session at once
-    when `claim`, else queued; with `delay_us`, queued that far from now."""
+    when `claim`, else queued; with `delay_us`, queued that far from now.
+
+    With a `job`, which is scheduled on a queue, the run is that job: nobody owns it, and a delay is
+    the job's own.
+    """
 
     run_id: str
     workflow: str
@@ -267,6 +284,8 @@ class CreateRun(NamedTuple):
     depth: int = 0
     pinned: bool = False
     delay_us: int | None = None
+    traceparent: str | None = None
+    job: StepWrite | None = None
 
 
 class Commit(NamedTuple):
@@ -303,7 +322,8 @@ class CompleteStep(NamedTuple):
 
     A failure with `retry_us` is followed by another attempt that far from now, unless the run has
     been asked to unwind. A failure of a step that is `handled` wakes the run without being
-    delivered: its handler comes first.
+    delivered: its handler comes first. The outcome of a job ends its run; with `forget`, a run that
+    completes so is removed, and one that is gone has had its outcome.
     """
 
     run_id: str
@@ -313,6 +333,7 @@ class CompleteStep(NamedTuple):
     result: str | None
     error: str | None
     retry_us: int | None = None
+    forget: bool = False
 
 
 class BeginStep(NamedTuple):
@@ -361,7 +382,8 @@ class CancelRun(NamedTuple):
     somebody does.
 
     With `forced`, the error (JSON text) of its end, a run that is suspended ends at once without
-    unwinding; the first reason stands.
+    unwinding; the first reason stands. A job that has not begun ends at once with that error; one
+    that has is asked to stop, and gets no further attempt.
     """
 
     run_id: str
@@ -572,7 +594,8 @@ class Holdings(NamedTuple):
 
 
 class RunFilter(NamedTuple):
-    """Which runs to list, newest first unless `oldest_first`. `None` means any.
+    """Which runs to list, newest first unless `oldest_first`. `None` means any, and leaves the jobs
+    of queues out: those are listed by the name of their `workflow`.
 
     `before_us` and `after_us` bound when the run was created (from `after_us` on),
     `ended_before_us` when it ended. `text` is found in its id, workflow, tags, starter or error.
@@ -593,7 +616,7 @@ def fits(run: RunRecord, wanted: RunFilter) -> bool:
     """Whether *run* is among what is *wanted*."""
     text = wanted.text
     return (
-        (wanted.workflow is None or run.workflow == wanted.workflow)
+        (run.workflow == wanted.workflow if wanted.workflow is not None else not is_job(run))
         and (wanted.status is None or run.status == wanted.status)
         and (wanted.tag is None or wanted.tag in run.tags)
         and (wanted.before_us is None or run.created_us < wanted.before_us)

@@ -5,6 +5,7 @@
     │                              AppNotOpenError · AppNotFoundError · ExposureError
     ├─ RegistrationError   PKR2xx  UnknownFunctionError · UnknownWorkflowError
     │                              DuplicateNameError · DeclarationError · UnknownSignalError
+    │                              UnknownQueueError · UnknownScheduleError
     ├─ WorkflowError       PKR3xx  NonDeterminismError · StepFailedError · RunFailedError
     │                              RunCancelledError · RunNotFoundError · RunConflictError
     │                              PayloadError · InvalidInputError · ResultTimeoutError
@@ -184,6 +185,26 @@ class UnknownSignalError(RegistrationError):
     def __init__(self, name: str, known: Iterable[str]):
         self.name = name
         super().__init__(f"unknown signal {name!r}", hint=nearest(name, known))
+
+
+class UnknownQueueError(RegistrationError):
+    """A name that should be a queue with a function wired to it is none."""
+
+    code = "PKR206"
+
+    def __init__(self, name: str, known: Iterable[str]):
+        self.name = name
+        super().__init__(f"no function is wired to queue {name!r}", hint=nearest(name, known))
+
+
+class UnknownScheduleError(RegistrationError):
+    """A name that should be a wired schedule is none."""
+
+    code = "PKR207"
+
+    def __init__(self, name: str, known: Iterable[str]):
+        self.name = name
+        super().__init__(f"unknown schedule {name!r}", hint=nearest(name, known))
 
 
 class DuplicateNameError(RegistrationError):

@@ -9,14 +9,15 @@ import pikku.errors
 import pikku.testing
 
 PUBLIC = """
-    Action App Approvers Backoff BoundRpc BoundWorkflow Call Config Decision Duration
-    EngineOptions ErrorInfo ExternalWorkflow Func FunctionContext Next PayloadCodec
-    PermissionDeniedError PikkuError PublicError QueueService Registry RetryError RpcAttributes
-    RpcRef RpcRefAttributes Run RunAccess RunCancelledError RunFailedError RunInfo Saga Session
-    Signal SignalAttributes SignalTimeoutError StepContext StepFailedError StepFailure
-    StoreQueueService SyncApp SyncBoundWorkflow SyncRun TerminalError UnauthorizedError Undo
-    Work Workflow WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps
-    WorkflowWire external_workflow sync_opener
+    Action App Approvers Backoff BoundQueue BoundRpc BoundWorkflow Call Config Decision Duration
+    EngineOptions ErrorInfo ExternalWorkflow Func FunctionContext Job JobInfo Next PayloadCodec
+    PermissionDeniedError PikkuError PublicError QueueAttributes QueueConfig QueueService
+    RateLimit Registry RetryError RpcAttributes RpcRef RpcRefAttributes Run RunAccess
+    RunCancelledError RunFailedError RunInfo Saga Session Signal SignalAttributes
+    SignalTimeoutError StepContext StepFailedError StepFailure StoreQueueService SyncApp
+    SyncBoundQueue SyncBoundWorkflow SyncJob SyncRun TerminalError UnauthorizedError Undo Work
+    Workflow WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps WorkflowWire
+    external_workflow sync_opener
 """.split()
 
 

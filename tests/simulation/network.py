@@ -39,6 +39,7 @@ from pikku._records import (
 )
 from pikku.errors import StoreUnavailableError
 from pikku.stores.base import JOBS, MAIL
+from pikku.stores.lanes import QueueLimits
 from pikku.stores.memory import MemoryStore
 
 T = TypeVar("T")
@@ -486,8 +487,14 @@ class Line:
     async def list_runs(self, wanted: RunFilter) -> list[RunRecord]:
         return await self._ask(lambda: _at_once(self._server.list_runs(wanted)))
 
-    async def count_runs(self) -> dict[str, int]:
-        return await self._ask(lambda: _at_once(self._server.count_runs()))
+    async def count_runs(self, workflow: str | None = None) -> dict[str, int]:
+        return await self._ask(lambda: _at_once(self._server.count_runs(workflow)))
+
+    async def count_jobs(self) -> dict[str, int]:
+        return await self._ask(lambda: _at_once(self._server.count_jobs()))
+
+    def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
+        self._server.limit_queue(queue, limits)
 
     async def examine(self) -> Examination:
         return await self._ask(lambda: _at_once(self._server.examine()))

@@ -32,6 +32,7 @@ def added_run(run: RunRecord) -> Row:
         run.depth,
         run.pinned,
         run.forked_from,
+        run.traceparent,
     )
 
 
@@ -74,6 +75,7 @@ def put_run(run: RunRecord, tags: object) -> Row:
         run.depth,
         run.pinned,
         run.forked_from,
+        run.traceparent,
     )
 
 

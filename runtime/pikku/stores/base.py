@@ -23,6 +23,7 @@ from pikku._records import (
     RunFilter,
     RunRecord,
 )
+from pikku.stores.lanes import QueueLimits
 
 # The queues of runs. A queue of jobs has the name that its steps say, after `JOBS`.
 INLINE_QUEUE = "inline"
@@ -116,6 +117,15 @@ class Store(Protocol):
         """
         ...
 
+    def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
+        """Have what this process claims from a queue of jobs keep to *limits* from now on.
+
+        They hold across all processes that say the same, and only those are sure to be given jobs
+        that have a priority or a group. A queue that they hold back is not among `more`, and
+        `next_due_us` says when to ask again.
+        """
+        ...
+
     def beat(self, session: str, lease_us: int) -> bool:
         """Extend the lease of *session* to that far from the store's now; thread-safe, blocking.
 
@@ -148,8 +158,15 @@ class Store(Protocol):
         """The runs that fit, newest first."""
         ...
 
-    async def count_runs(self) -> dict[str, int]:
-        """How many runs have each status; statuses without runs are left out."""
+    async def count_runs(self, workflow: str | None = None) -> dict[str, int]:
+        """How many runs have each status: all but jobs, or those of one *workflow*.
+
+        Statuses without runs are left out.
+        """
+        ...
+
+    async def count_jobs(self) -> dict[str, int]:
+        """How many jobs wait in each queue; queues without are left out."""
         ...
 
     async def examine(self) -> Examination:

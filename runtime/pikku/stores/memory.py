@@ -26,9 +26,20 @@ from pikku._records import (
     copy_run,
     copy_step,
     fits,
+    is_job,
     step_values,
 )
 from pikku.stores.base import JOBS
+from pikku.stores.lanes import (
+    NO_LIMITS,
+    NO_WINDOW,
+    QueueLimits,
+    Room,
+    Window,
+    again_at,
+    place_of,
+    sooner,
+)
 from pikku.stores.transitions import Timer, carry_out, grant
 
 
@@ -58,7 +69,12 @@ class MemoryStore:
         self._timers: list[Timer] = []
         self._armed: dict[str, set[Timer]] = {}
         self._queues: dict[str, deque[str]] = {}
-        self._jobs: dict[str, deque[tuple[str, str, int]]] = {}
+        # By queue: (minus the priority, a number that grows, lane, run, key, attempt).
+        self._jobs: dict[str, list[tuple[int, int, str, str, str, int]]] = {}
+        self._pushed = 0
+        self._limits: dict[str, QueueLimits] = {}
+        self._windows: dict[str, Window] = {}
+        self._again_us: int | None = None
         self._held: dict[str, dict[tuple[str, str], None]] = {}
         self._watchers: dict[str, dict[str, None]] = {}
         self._sessions: dict[str, int] = {}
@@ -85,17 +101,23 @@ class MemoryStore:
             claimed: list[LoadedRun] = []
             jobs: list[Job] = []
             more: list[str] = []
+            self._again_us = None
             alive = session in self._sessions
             if alive and (self._queues or self._jobs):
                 for queue, count in want.items():
                     if self._queues.get(queue):
                         claimed += self._claim(queue, count)
-                    elif self._jobs.get(queue):
-                        jobs += self._claim_jobs(queue, count)
-                    if self._queues.get(queue) or self._jobs.get(queue):
+                        left = bool(self._queues[queue])
+                    else:
+                        left = self._claim_jobs(queue, count, jobs)
+                    if left:
                         more.append(queue)
             inbox = self._inboxes.pop(session, ())
-            return Reply(results, claimed, inbox, self._next_due(), alive, jobs, more)
+            due = sooner(self._next_due(), self._again_us)
+            return Reply(results, claimed, inbox, due, alive, jobs, more)
+
+    def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
+        self._limits[queue] = limits
 
     def beat(self, session: str, lease_us: int) -> bool:
         with self._lock:
@@ -133,12 +155,17 @@ class MemoryStore:
                     found.append(copy_run(run))
         return found
 
-    async def count_runs(self) -> dict[str, int]:
+    async def count_runs(self, workflow: str | None = None) -> dict[str, int]:
         counts: dict[str, int] = {}
         with self._lock:
             for run in self._runs.values():
-                counts[run.status] = counts.get(run.status, 0) + 1
+                if run.workflow == workflow if workflow is not None else not is_job(run):
+                    counts[run.status] = counts.get(run.status, 0) + 1
         return counts
+
+    async def count_jobs(self) -> dict[str, int]:
+        with self._lock:
+            return {name.removeprefix(JOBS): len(jobs) for name, jobs in self._jobs.items() if jobs}
 
     async def examine(self) -> Examination:
         with self._lock:
@@ -146,7 +173,7 @@ class MemoryStore:
                 self.clock.now_us(),
                 dict(self._sessions),
                 frozenset(run_id for queue in self._queues.values() for run_id in queue),
-                frozenset(job for queue in self._jobs.values() for job in queue),
+                frozenset(job[3:] for queue in self._jobs.values() for job in queue),
                 frozenset(
                     (timer.run_id, timer.key, timer.kind)
                     for armed in self._armed.values()
@@ -176,14 +203,43 @@ class MemoryStore:
             yield loaded
             count -= 1
 
-    def _claim_jobs(self, queue: str, count: int) -> Iterable[Job]:
-        waiting = self._jobs[queue]
+    def _claim_jobs(self, queue: str, count: int, jobs: list[Job]) -> bool:
+        """Claim up to *count* jobs of a queue; whether it holds more that may be claimed."""
+        waiting = self._jobs.get(queue)
+        if not waiting:
+            return False
         name = queue.removeprefix(JOBS)
-        while count > 0 and waiting:
-            job = grant(self, name, *waiting.popleft())
+        limits = self._limits.get(name, NO_LIMITS)
+        window = self._windows.get(name, NO_WINDOW).at(self.now_us, limits.per_us)
+        held: dict[str, int] = {}
+        if limits != NO_LIMITS:
+            for run_id, key in (place for places in self._held.values() for place in places):
+                lane = self._steps_of(run_id)[key].queue
+                if lane is not None and place_of(lane).queue == name:
+                    held[lane] = held.get(lane, 0) + 1
+        room = Room(limits, held, window.begun)
+        aside: list[tuple[int, int, str, str, str, int]] = []
+        begun = 0
+        while begun < count and waiting and (room.left is None or room.left > 0):
+            entry = heapq.heappop(waiting)
+            group = place_of(entry[2]).group
+            if not room.takes(group):
+                aside.append(entry)
+                continue
+            job = grant(self, *entry[2:])
             if job is not None:
-                yield job
-                count -= 1
+                jobs.append(job)
+                room.take(group)
+                begun += 1
+        may_go_on = bool(waiting) and (room.left is None or room.left > 0)
+        for entry in aside:
+            heapq.heappush(waiting, entry)
+        if limits.rate is not None and begun:
+            window = self._windows[name] = window._replace(begun=window.begun + begun)
+        if waiting and not may_go_on:
+            again = again_at(limits, window, self.now_us, room.left)
+            self._again_us = sooner(self._again_us, again)
+        return may_go_on
 
     def _load(self, run_id: str) -> LoadedRun | None:
         run = self._runs.get(run_id)
@@ -333,7 +389,10 @@ class MemoryStore:
         self._queues.setdefault(queue, deque()).append(run_id)
 
     def push_job(self, queue: str, run_id: str, key: str, attempt: int) -> None:
-        self._jobs.setdefault(JOBS + queue, deque()).append((run_id, key, attempt))
+        place = place_of(queue)
+        self._pushed += 1
+        entry = (-place.priority, self._pushed, queue, run_id, key, attempt)
+        heapq.heappush(self._jobs.setdefault(JOBS + place.queue, []), entry)
 
     def add_watcher(self, run_id: str) -> None:
         self._watchers.setdefault(run_id, {})[self.session] = None

@@ -43,6 +43,7 @@ from pikku._records import (
 )
 from pikku.errors import SealError, TransactionError
 from pikku.stores.base import Enlists, Store
+from pikku.stores.lanes import QueueLimits
 
 T = TypeVar("T")
 log = logging.getLogger("pikku")
@@ -120,6 +121,9 @@ class SealedStore:
         result = await self.inner.start_in_transaction(connection, self._sealed_start(op))
         return self._opened_result(result)
 
+    def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
+        self.inner.limit_queue(queue, limits)
+
     def beat(self, session: str, lease_us: int) -> bool:
         return self.inner.beat(session, lease_us)
 
@@ -144,8 +148,11 @@ class SealedStore:
     async def list_runs(self, wanted: RunFilter) -> list[RunRecord]:
         return [self._opened_run(run) for run in await self.inner.list_runs(wanted)]
 
-    async def count_runs(self) -> dict[str, int]:
-        return await self.inner.count_runs()
+    async def count_runs(self, workflow: str | None = None) -> dict[str, int]:
+        return await self.inner.count_runs(workflow)
+
+    async def count_jobs(self) -> dict[str, int]:
+        return await self.inner.count_jobs()
 
     async def examine(self) -> Examination:
         return await self.inner.examine()
@@ -193,7 +200,8 @@ class SealedStore:
         return tuple(seal(record) for record in records)
 
     def _sealed_start(self, op: CreateRun) -> CreateRun:
-        return op._replace(input=self._sealed_text(op.input))
+        job = op.job and self._sealed_write(op.job)
+        return op._replace(input=self._sealed_text(op.input), job=job)
 
     def _sealed_write(self, write: StepWrite) -> StepWrite:
         return write._replace(

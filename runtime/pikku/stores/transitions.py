@@ -15,6 +15,7 @@ from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
     GIVEN_UP,
+    JOB_KEY,
     WAITS,
     Advertise,
     BeginStep,
@@ -40,6 +41,7 @@ from pikku._records import (
     RequeueRun,
     ResumeRun,
     RunRecord,
+    RunStatus,
     Settle,
     SignalRecord,
     SignalRun,
@@ -48,6 +50,7 @@ from pikku._records import (
     WatchRun,
     copy_run,
     copy_step,
+    is_job,
     step_progress,
 )
 from pikku.stores.base import CALLED_OFF, INLINE_QUEUE, ORCHESTRATOR_QUEUE
@@ -179,8 +182,8 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
     if found is not None:
         return OpResult("exists", copy_run(found))
     delayed = op.delay_us is not None
-    claimed = op.claim and not delayed and work.session_exists()
-    queued = not claimed and not delayed
+    claimed = op.claim and op.job is None and not delayed and work.session_exists()
+    queued = op.job is None and not claimed and not delayed
     now = work.now_us
     run = RunRecord(
         run_id=op.run_id,
@@ -211,8 +214,12 @@ def create_run(work: Workspace, op: CreateRun) -> OpResult:
         parent_step=op.parent_step,
         depth=op.depth,
         pinned=op.pinned,
+        traceparent=op.traceparent,
     )
     work.add_run(run)
+    if op.job is not None:
+        _write_step(work, run, op.job)
+        return OpResult("ok", copy_run(run))
     if queued:
         work.enqueue(queue_of(run), op.run_id)
     begins = now + (op.delay_us or 0)
@@ -271,7 +278,7 @@ def complete_step(work: Workspace, op: CompleteStep) -> OpResult:
     run = work.run(op.run_id)
     step = None if run is None else work.step(op.run_id, op.key)
     if run is None or step is None:
-        return NOT_FOUND
+        return OK if op.forget else NOT_FOUND
     if step.attempt == op.attempt and step.status in ENDED_STEP and step.worker == work.session:
         return OK
     if (
@@ -296,7 +303,11 @@ def complete_step(work: Workspace, op: CompleteStep) -> OpResult:
             return OK
     step.result = op.result
     step.error = op.error
-    _conclude(work, run, step, op.status)
+    if op.forget and op.status == "succeeded":
+        _tell_watchers(work, Settle("completed", op.result), op.run_id)
+        work.drop_run(op.run_id)
+    else:
+        _conclude(work, run, step, op.status)
     return OK
 
 
@@ -333,7 +344,10 @@ def release_step(work: Workspace, op: ReleaseStep) -> OpResult:
         work.append_history(
             op.run_id, HistoryEntry("handed_back", op.key, op.attempt, None, work.now_us)
         )
-    _put_back(work, step, op.run_id, op.wait_us, attempt=op.attempt + begun)
+    if _is_off(run, step):
+        _conclude(work, run, step, "failed")
+    else:
+        _put_back(work, step, op.run_id, op.wait_us, attempt=op.attempt + begun)
     return OK
 
 
@@ -394,18 +408,40 @@ def cancel_run(work: Workspace, op: CancelRun) -> OpResult:
         return OK
     if run.cancel_us is not None:
         return OK
+    if is_job(run):
+        _cancel_job(work, run, op)
+        return OK
     _request_cancel(work, run, op.kind, op.reason)
     work.save_run(run)
     return OK
 
 
+def _cancel_job(work: Workspace, run: RunRecord, op: CancelRun) -> None:
+    _note_cancel(work, run, op)
+    work.save_run(run)
+    step = work.step(run.run_id, JOB_KEY)
+    if step is None or step.status in ENDED_STEP:
+        return
+    if step.status == "running" and step.worker is not None:
+        word = Delivery(run.run_id, 0, JOB_KEY, "stop", attempt=step.attempt)
+        work.post(step.worker, word)
+        return
+    step.error = op.forced
+    step.worker = None
+    _conclude(work, run, step, "failed")
+
+
+def _note_cancel(work: Workspace, run: RunRecord, op: CancelRun) -> None:
+    run.cancel_us = work.now_us
+    run.cancel_kind = op.kind
+    run.cancel_reason = op.reason
+    data = json.dumps({"kind": op.kind, "reason": op.reason})
+    work.append_history(run.run_id, HistoryEntry("cancel", data=data, at_us=work.now_us))
+
+
 def _end_by_force(work: Workspace, run: RunRecord, op: CancelRun, error: str) -> None:
     if run.cancel_us is None:
-        run.cancel_us = work.now_us
-        run.cancel_kind = op.kind
-        run.cancel_reason = op.reason
-        data = json.dumps({"kind": op.kind, "reason": op.reason})
-        work.append_history(run.run_id, HistoryEntry("cancel", data=data, at_us=work.now_us))
+        _note_cancel(work, run, op)
     run.updated_us = work.now_us
     run.suspend_reason = None
     _settle(work, run, Settle("cancelled", error=error, reason=run.cancel_reason, withdraw=True))
@@ -430,6 +466,9 @@ def resume_run(work: Workspace, op: ResumeRun) -> OpResult:
     for step in list(work.open_steps(op.run_id)):
         if step.kind == "suspend" and not _is_past(run, step):
             _conclude(work, run, step, "succeeded")
+    if is_job(run):
+        work.save_run(run)
+        return requeue_run(work, RequeueRun(op.run_id))
     if not run.queued:
         run.queued = True
         work.enqueue(queue_of(run), op.run_id)
@@ -503,7 +542,7 @@ def put_run(work: Workspace, op: PutRun) -> OpResult:
     found = work.run(op.run_id)
     run = copy_run(op.run)
     run.owner = run.turned_by = None
-    run.queued = run.status == "running"
+    run.queued = run.status == "running" and not is_job(run)
     if op.expected is None:
         if found is not None:
             return OpResult("exists", copy_run(found))
@@ -530,6 +569,8 @@ def put_run(work: Workspace, op: PutRun) -> OpResult:
         if step.due_us is not None:
             kind: TimerKind = "sleep" if step.kind in WAITS else "retry"
             work.add_timer(Timer(step.due_us, run.run_id, step.key, kind))
+        elif step.queue and is_job(run) and run.status == "running":
+            work.push_job(step.queue, run.run_id, step.key, step.attempt)
     for entry in op.history:
         at_us = entry.at_us or work.now_us
         work.append_history(run.run_id, entry._replace(at_us=at_us))
@@ -598,7 +639,7 @@ def requeue_run(work: Workspace, op: RequeueRun) -> OpResult:
     open_steps = list(work.open_steps(run.run_id))
     if run.owner is not None and any(is_forsaken(step, run) for step in open_steps):
         run.owner = None  # whoever takes it up next executes what its owner does not
-    if run.status == "running" and run.owner is None:
+    if run.status == "running" and run.owner is None and not is_job(run):
         run.queued = True
         work.enqueue(queue_of(run), run.run_id)
     work.save_run(run)
@@ -607,7 +648,9 @@ def requeue_run(work: Workspace, op: RequeueRun) -> OpResult:
         held = away and step.worker is not None and work.session_alive(step.worker)
         if held or (step.status == "running" and not away):
             continue
-        if step.status == "running":
+        if _is_off(run, step):
+            _conclude(work, run, step, "failed")
+        elif step.status == "running":
             _put_back(work, step, run.run_id, None, attempt=step.attempt + 1)
         elif run.cancel_us is not None and step.created_us <= run.cancel_us:
             continue
@@ -687,14 +730,16 @@ def _take_away(work: Workspace, run_id: str, step: StepRecord, op: ReapSessions)
         step.worker = None
         work.save_step(run_id, step)
         return
-    if step.status == "scheduled":
+    if step.status == "scheduled" and not _is_off(run, step):
         _put_back(work, step, run_id, None, attempt=step.attempt)
         return
     step.lost += 1
     work.append_history(
         run_id, HistoryEntry("attempt_lost", step.key, step.attempt, None, work.now_us)
     )
-    if step.lost < op.max_lost or not step.queue:
+    if _is_off(run, step):
+        _conclude(work, run, step, "failed")
+    elif step.lost < op.max_lost or not step.queue:
         _put_back(work, step, run_id, None, attempt=step.attempt + 1)
     else:
         step.error = op.poisoned
@@ -731,7 +776,9 @@ def _conclude(
     """Record the outcome of a step outside its run's turns, and wake the run."""
     step.status = status
     step.finished_us = work.now_us
-    if run.status not in FINAL_STATUSES:
+    if step.kind == "job":
+        _end_job(work, run, step)
+    elif run.status not in FINAL_STATUSES:
         run.updated_us = work.now_us
         if step.kind == "on_error" or (status == "failed" and step.handled):
             word = Delivery(
@@ -753,6 +800,25 @@ def _conclude(
         _wake(work, run, word)
         work.save_run(run)
     work.save_step(run.run_id, step)
+
+
+def _end_job(work: Workspace, run: RunRecord, step: StepRecord) -> None:
+    """The run of a job ends as its step has."""
+    if run.status in FINAL_STATUSES:
+        return
+    run.deliveries += 1
+    step.delivery = run.deliveries
+    run.updated_us = work.now_us
+    status: RunStatus = "completed"
+    if step.status == "failed":
+        status = "failed" if run.cancel_us is None else "cancelled"
+    _settle(work, run, Settle(status, step.result, step.error, reason=run.cancel_reason))
+    work.save_run(run)
+
+
+def _is_off(run: RunRecord, step: StepRecord) -> bool:
+    """Whether the step is a job that was cancelled: it gets no further attempt."""
+    return step.kind == "job" and run.cancel_us is not None
 
 
 def queue_of(run: RunRecord) -> str:
@@ -924,14 +990,18 @@ def _settle(work: Workspace, run: RunRecord, settle: Settle) -> None:
     work.drop_timers(run.run_id)
     if settle.withdraw:
         _withdraw(work, run)
-    ended = Delivery(
-        run.run_id, 0, settle.reason or "", "ended", settle.status, settle.output, settle.error
-    )
-    for session in work.take_watchers(run.run_id):
-        if work.session_alive(session):
-            work.post(session, ended)
+    _tell_watchers(work, settle, run.run_id)
     if run.parent is not None:
         _tell_parent(work, run)
+
+
+def _tell_watchers(work: Workspace, settle: Settle, run_id: str) -> None:
+    ended = Delivery(
+        run_id, 0, settle.reason or "", "ended", settle.status, settle.output, settle.error
+    )
+    for session in work.take_watchers(run_id):
+        if work.session_alive(session):
+            work.post(session, ended)
 
 
 def _withdraw(work: Workspace, run: RunRecord) -> None:

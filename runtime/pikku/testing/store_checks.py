@@ -9,9 +9,13 @@ where a promise is broken. Nothing here needs a test framework:
 
 from __future__ import annotations
 
-from pikku.testing import store_contract, store_contract_life
+from pikku.testing import store_contract, store_contract_life, store_contract_queues
 from pikku.testing.store_contract import Check
 
-CHECKS: tuple[Check, ...] = (*store_contract.CHECKS, *store_contract_life.CHECKS)
+CHECKS: tuple[Check, ...] = (
+    *store_contract.CHECKS,
+    *store_contract_life.CHECKS,
+    *store_contract_queues.CHECKS,
+)
 
 __all__ = ["CHECKS", "Check"]

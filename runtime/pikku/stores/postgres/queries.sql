@@ -75,19 +75,19 @@ SELECT nextval(pg_get_serial_sequence('{schema}.runs', 'number')) FROM generate_
 WITH added AS (
     INSERT INTO {schema}.runs (
         number, run_id, workflow, status, version, inline, run_attempt, owner, queued, tags, started_by,
-        created_us, updated_us, parent, parent_step, depth, pinned, forked_from
+        created_us, updated_us, parent, parent_step, depth, pinned, forked_from, traceparent
     )
     SELECT
         number, run_id, workflow, status, version, inline, run_attempt, owner, queued,
         ARRAY(SELECT jsonb_array_elements_text(tags::jsonb)), started_by, created_us, updated_us, parent,
-        parent_step, depth, pinned, forked_from
+        parent_step, depth, pinned, forked_from, traceparent
     FROM unnest(
         %s::bigint[], %s::text[], %s::text[], %s::text[], %s::text[], %s::boolean[], %s::integer[],
         %s::text[], %s::boolean[], %s::text[], %s::text[], %s::bigint[], %s::bigint[], %s::text[],
-        %s::text[], %s::integer[], %s::boolean[], %s::text[]
+        %s::text[], %s::integer[], %s::boolean[], %s::text[], %s::text[]
     ) AS added (
         number, run_id, workflow, status, version, inline, run_attempt, owner, queued, tags, started_by,
-        created_us, updated_us, parent, parent_step, depth, pinned, forked_from
+        created_us, updated_us, parent, parent_step, depth, pinned, forked_from, traceparent
     )
 )
 INSERT INTO {schema}.run_values (run, input) SELECT * FROM unnest(%s::bigint[], %s::text[])
@@ -149,7 +149,7 @@ WHERE run.number = saved.number
 -- put_run --
 UPDATE {schema}.runs SET
     workflow = %s, version = %s, inline = %s, tags = %s::text[], started_by = %s, created_us = %s,
-    parent = %s, parent_step = %s, depth = %s, pinned = %s, forked_from = %s
+    parent = %s, parent_step = %s, depth = %s, pinned = %s, forked_from = %s, traceparent = %s
 WHERE number = %s
 
 -- put_values --
@@ -258,20 +258,54 @@ WITH waiting AS (
 SELECT * FROM waiting ORDER BY place
 
 -- push_jobs --
-INSERT INTO {schema}.jobs (queue, run, key, attempt)
-SELECT * FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::bigint[])
+INSERT INTO {schema}.jobs (queue, priority, grouped, lane, run, key, attempt)
+SELECT * FROM unnest(
+    %s::text[], %s::bigint[], %s::text[], %s::text[], %s::bigint[], %s::text[], %s::bigint[]
+)
 
 -- claim_jobs --
 WITH waiting AS (
     SELECT waiting.number AS place, waiting.key AS job_key, waiting.attempt AS job_attempt,
-        {runs_of_run}
+        coalesce(waiting.lane, waiting.queue) AS lane, waiting.priority AS priority, {runs_of_run}
     FROM {schema}.jobs AS waiting JOIN {schema}.runs AS run ON run.number = waiting.run
-    WHERE waiting.queue = %(queue)s ORDER BY waiting.number LIMIT %(count)s
+    WHERE waiting.queue = %(queue)s ORDER BY waiting.priority DESC, waiting.number LIMIT %(count)s
     FOR UPDATE OF waiting SKIP LOCKED FOR NO KEY UPDATE OF run SKIP LOCKED
 ), taken AS (
     DELETE FROM {schema}.jobs USING waiting WHERE jobs.number = waiting.place
 )
-SELECT * FROM waiting ORDER BY place
+SELECT * FROM waiting ORDER BY priority DESC, place
+
+-- waiting_of_groups --
+SELECT waiting.number AS place, waiting.key AS job_key, waiting.attempt AS job_attempt,
+    coalesce(waiting.lane, waiting.queue) AS lane, waiting.priority AS priority, {runs_of_run}
+FROM {schema}.jobs AS waiting JOIN {schema}.runs AS run ON run.number = waiting.run
+WHERE waiting.queue = %(queue)s
+    AND (waiting.grouped IS NULL OR waiting.grouped <> ALL(%(full)s::text[]))
+ORDER BY waiting.priority DESC, waiting.number LIMIT %(count)s
+FOR UPDATE OF waiting SKIP LOCKED FOR NO KEY UPDATE OF run SKIP LOCKED
+
+-- take_jobs --
+DELETE FROM {schema}.jobs WHERE number = ANY(%s::bigint[])
+
+-- has_jobs --
+SELECT 1 FROM {schema}.jobs WHERE queue = %s LIMIT 1
+
+-- lock_window --
+INSERT INTO {schema}.rates AS rate (queue, opened_us, begun) VALUES (%s, 0, 0)
+ON CONFLICT (queue) DO UPDATE SET queue = rate.queue
+RETURNING opened_us, begun
+
+-- save_window --
+UPDATE {schema}.rates SET opened_us = %s, begun = %s WHERE queue = %s
+
+-- held_jobs --
+SELECT queue, count(*) FROM {schema}.steps
+WHERE queue IS NOT NULL AND worker IS NOT NULL AND finished_us IS NULL
+    AND split_part(queue, '/', 1) = %s
+GROUP BY queue
+
+-- count_jobs --
+SELECT queue, count(*) FROM {schema}.jobs GROUP BY queue
 
 -- filled --
 SELECT queue FROM (
@@ -368,7 +402,10 @@ WHERE run.run_id = %(run_id)s
 
 -- list_runs --
 SELECT {whole_runs} FROM {schema}.runs AS run LEFT JOIN {schema}.run_values AS kept ON kept.run = run.number
-WHERE (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
+WHERE (
+        workflow = %(workflow)s::text
+        OR %(workflow)s::text IS NULL AND workflow NOT LIKE 'queue:%%'
+    )
     AND (%(status)s::text IS NULL OR status = %(status)s)
     AND (%(before_us)s::bigint IS NULL OR created_us < %(before_us)s)
     AND (%(after_us)s::bigint IS NULL OR created_us >= %(after_us)s)
@@ -384,7 +421,10 @@ WHERE (%(workflow)s::text IS NULL OR workflow = %(workflow)s)
     )
 
 -- count_runs --
-SELECT status, count(*) FROM {schema}.runs GROUP BY status
+SELECT status, count(*) FROM {schema}.runs WHERE workflow NOT LIKE 'queue:%%' GROUP BY status
+
+-- count_runs_of --
+SELECT status, count(*) FROM {schema}.runs WHERE workflow = %s GROUP BY status
 
 -- sessions --
 SELECT session, expires_us FROM {schema}.sessions
@@ -408,12 +448,12 @@ WITH clock AS (
 ), added AS (
     INSERT INTO {schema}.runs (
         run_id, workflow, status, version, inline, queued, tags, started_by, created_us, updated_us,
-        pinned
+        pinned, traceparent
     )
     SELECT
         %(run_id)s::text, %(workflow)s::text, 'running', %(version)s::text, %(inline)s::boolean,
         %(delay_us)s::bigint IS NULL, %(tags)s::text[], %(started_by)s::text, now_us, now_us,
-        %(pinned)s::boolean
+        %(pinned)s::boolean, %(traceparent)s::text
     FROM clock
     ON CONFLICT (run_id) DO NOTHING
     RETURNING number, created_us

@@ -34,6 +34,7 @@ from pikku._records import (
 )
 from pikku.errors import StoreError, StoreUnavailableError
 from pikku.stores.base import INLINE_QUEUE, JOBS, MAIL, ORCHESTRATOR_QUEUE
+from pikku.stores.lanes import QueueLimits, sooner
 from pikku.stores.postgres.cache import RowCache
 from pikku.stores.postgres.connections import (
     IDLE_AT_MOST,
@@ -105,6 +106,7 @@ class PostgresStore:
         self.clock: Clock = clock or self._server_clock
         self._queries = queries(address.schema)
         self._cache = RowCache()
+        self._limits: dict[str, QueueLimits] = {}
         self._writer: ConnectionThread | None = None
         self._reader: ConnectionThread | None = None
         self._words = Words(address)
@@ -250,7 +252,9 @@ class PostgresStore:
                 asks = MAIL in want or not ops or any(_of_a_run(word) for word in work.own_mail)
                 asks = asks or any(result.code == "conflict" for result in results)
                 inbox = [*(work.read_inbox() if asks else ()), *work.own_mail]
-                due = work.next_due() if work.moved_timers or not ops else NOT_ASKED
+                due: int | None = NOT_ASKED
+                if work.moved_timers or not ops or work.again_us is not None:
+                    due = sooner(work.next_due(), work.again_us)
                 self._announce(connection, work, more, claimed=want)
                 alive = work.session_exists()
                 more |= work.pushed - want.keys()
@@ -287,14 +291,20 @@ class PostgresStore:
             queues = [queue for queue in queues if queue in filled]
             if not any(want[queue] for queue in queues) or not work.hold_session():
                 return claimed, jobs, filled
-        for queue in queues:
+        held_back: set[str] = set()
+        for queue in sorted(queues):  # all lock their windows in one order
             if not want[queue]:
                 continue
-            if queue.startswith(JOBS):
+            limits = self._limits.get(queue)
+            if limits is not None:
+                got, left = work.claim_within(queue.removeprefix(JOBS), want[queue], limits)
+                jobs += got
+                held_back |= set() if left else {queue}
+            elif queue.startswith(JOBS):
                 jobs += work.claim_jobs(queue.removeprefix(JOBS), want[queue])
             else:
                 claimed += work.claim(queue, want[queue])
-        return claimed, jobs, work.filled(queues)
+        return claimed, jobs, work.filled(queues) - held_back
 
     def _announce(
         self,
@@ -353,6 +363,7 @@ class PostgresStore:
             "started_by": op.started_by,
             "pinned": op.pinned,
             "input": op.input,
+            "traceparent": op.traceparent,
             "queue": INLINE_QUEUE if op.inline else ORCHESTRATOR_QUEUE,
             "channel": self._words.channel if self.pushes else None,
         }
@@ -361,6 +372,9 @@ class PostgresStore:
             return OpResult("ok")
         found = await fetch_row(connection, self._queries["find_run"], {"run_id": op.run_id})
         return OpResult("exists", None if found is None else whole_run(found))
+
+    def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
+        self._limits[JOBS + queue] = limits
 
     # --- sessions and wake-ups ------------------------------------------------------------------
 
@@ -425,9 +439,18 @@ class PostgresStore:
 
         return await self._read(read)
 
-    async def count_runs(self) -> dict[str, int]:
+    async def count_runs(self, workflow: str | None = None) -> dict[str, int]:
+        def read(connection: Connection[Row]) -> dict[str, int]:
+            if workflow is None:
+                return dict(connection.execute(self._queries["count_runs"]).fetchall())
+            query = self._queries["count_runs_of"]
+            return dict(connection.execute(query, (workflow,)).fetchall())
+
+        return await self._read(read)
+
+    async def count_jobs(self) -> dict[str, int]:
         return await self._read(
-            lambda connection: dict(connection.execute(self._queries["count_runs"]).fetchall())
+            lambda connection: dict(connection.execute(self._queries["count_jobs"]).fetchall())
         )
 
     async def examine(self) -> Examination:

@@ -38,6 +38,8 @@ from pikku._records import (
     step_values,
 )
 from pikku.stores._rows import added_run, put_run, rare, saved_run, saved_step
+from pikku.stores.base import JOBS
+from pikku.stores.lanes import QueueLimits, Room, Window, again_at, place_of, sooner
 from pikku.stores.postgres.arrays import columns, numbers, texts
 from pikku.stores.postgres.cache import RowCache
 from pikku.stores.transitions import Timer, grant
@@ -59,6 +61,7 @@ _RUN_COLUMNS = (
     "owner", "queued", "turn", "turned_by", "deliveries", "tags", "started_by", "created_us",
     "updated_us", "finished_us", "cancel_us", "cancel_kind", "cancel_reason", "cancel_delivery",
     "suspend_reason", "parent", "parent_step", "depth", "pinned", "forked_from",
+    "traceparent",
 )  # fmt: skip
 _STEP_COLUMNS = (
     "run", "key", "position", "kind", "target", "status", "attempt", "failures", "lost", "digest",
@@ -137,6 +140,8 @@ class PostgresWorkspace:
         self.own_mail: list[Delivery] = []
         self._own_mail_for: set[str] = set()
         self.moved_timers = False
+        # When to ask again for what the limits of a queue hold back.
+        self.again_us: int | None = None
 
     # --- before the transitions -----------------------------------------------------------------
 
@@ -221,9 +226,12 @@ class PostgresWorkspace:
 
     def take_for_new(self, op: Op) -> list[Place]:
         """Take the steps that *op* asks for, and that were not looked for, to be not there."""
-        if not isinstance(op, Commit):
+        if isinstance(op, Commit):
+            places = [(op.run_id, write.key) for write in op.asks]
+        elif isinstance(op, CreateRun) and op.job is not None:
+            places = [(op.run_id, op.job.key)]
+        else:
             return []
-        places = [(op.run_id, write.key) for write in op.asks]
         taken = [place for place in places if place not in self._steps]
         self._steps.update(dict.fromkeys(taken))
         return taken
@@ -329,7 +337,7 @@ class PostgresWorkspace:
         for name, kinds, rows in (
             ("append_history", "nttntn", self._history),
             ("enqueue", "tn", self._entries),
-            ("push_jobs", "tntn", self._jobs),
+            ("push_jobs", "tnttntn", self._jobs),
             ("post", "ttntttttn", self._mail),
             ("add_watchers", "nt", self._watched),
         ):
@@ -348,7 +356,7 @@ class PostgresWorkspace:
             values.append((self._numbers[run_id], run.input))
             self._dirty_runs.pop(run_id, None)
             self._loaded_as[run_id] = rare(run)
-        self._execute("add_runs", *columns("nttttbntbttnnttnbt", rows), *columns("nt", values))
+        self._execute("add_runs", *columns("nttttbntbttnnttnbtt", rows), *columns("nt", values))
         self._new_runs.clear()
 
     def _flush_changes(self) -> None:
@@ -448,19 +456,64 @@ class PostgresWorkspace:
             asked = count - len(jobs)
             rows = self._execute_named("claim_jobs", {"queue": queue, "count": asked}).fetchall()
             more = len(rows) == asked
+            self._lend_waiting(rows)
             for row in rows:
-                if self._runs.get(row[5]) is None:
-                    self._lend(row[3:])
-            wanted = [(row[3], row[1]) for row in rows if (row[5], row[1]) not in self._steps]
-            if wanted:
-                for found in self._execute("find_steps", *columns("nt", wanted)).fetchall():
-                    self._lend_step(found)
-            for row in rows:
-                job = grant(self, queue, row[5], row[1], row[2])
+                job = grant(self, row[3], row[7], row[1], row[2])
                 if job is not None:
                     jobs.append(job)
         self.flush()
         return jobs
+
+    def _lend_waiting(self, rows: Sequence[Row]) -> None:
+        """Have the runs and the steps of waiting jobs at hand: place, key, attempt, lane, priority,
+        and the columns of the run."""
+        for row in rows:
+            if self._runs.get(row[7]) is None:
+                self._lend(row[5:])
+        wanted = [(row[5], row[1]) for row in rows if (row[7], row[1]) not in self._steps]
+        if wanted:
+            for found in self._execute("find_steps", *columns("nt", wanted)).fetchall():
+                self._lend_step(found)
+
+    def claim_within(self, queue: str, count: int, limits: QueueLimits) -> tuple[list[Job], bool]:
+        """Up to *count* jobs of *queue* that its limits let go, now held by the session; and
+        whether there are more of them. Nobody else claims from it until the transaction ends."""
+        self.flush()
+        if self._execute("has_jobs", queue).fetchone() is None:
+            return [], False
+        found = self._execute("lock_window", queue).fetchone()
+        assert found is not None
+        window = Window(*found).at(self.now_us, limits.per_us)
+        room = Room(limits, dict(self._execute("held_jobs", queue).fetchall()), window.begun)
+        jobs: list[Job] = []
+        more = True
+        while more and len(jobs) < count and (room.left is None or room.left > 0):
+            asked = count - len(jobs)
+            values = {"queue": queue, "full": room.full_groups(), "count": asked}
+            rows = self._execute_named("waiting_of_groups", values).fetchall()
+            more = len(rows) == asked
+            self._lend_waiting(rows)
+            taken: list[int] = []
+            for number, key, attempt, lane, _, *run in rows:
+                group = place_of(lane).group
+                if not room.takes(group):
+                    more = True
+                    continue
+                taken.append(number)
+                job = grant(self, lane, run[2], key, attempt)
+                if job is not None:
+                    jobs.append(job)
+                    room.take(group)
+            self._execute("take_jobs", numbers(taken))
+        if limits.rate is not None and jobs:
+            window = window._replace(begun=window.begun + len(jobs))
+            self._execute("save_window", *window, queue)
+        self.flush()
+        more = more and (room.left is None or room.left > 0)
+        if not more and self._execute("has_jobs", queue).fetchone() is not None:
+            again = again_at(limits, window, self.now_us, room.left)
+            self.again_us = sooner(self.again_us, again)
+        return jobs, more
 
     def filled(self, queues: Iterable[str]) -> set[str]:
         """Those of *queues* that hold something, be it only what somebody else is just taking."""
@@ -662,8 +715,11 @@ class PostgresWorkspace:
         self.pushed.add(queue)
 
     def push_job(self, queue: str, run_id: str, key: str, attempt: int) -> None:
-        self._jobs.append((queue, self._numbers[run_id], key, attempt))
-        self.pushed.add(f"jobs:{queue}")
+        place = place_of(queue)
+        lane = None if place.queue == queue else queue
+        where = (place.queue, place.priority, place.group or None, lane)
+        self._jobs.append((*where, self._numbers[run_id], key, attempt))
+        self.pushed.add(JOBS + place.queue)
 
     def post(self, session: str, delivery: Delivery) -> None:
         if session == self.session:

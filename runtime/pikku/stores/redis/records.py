@@ -81,6 +81,7 @@ KINDS: tuple[StepKindName, ...] = (
     "suspend",
     "child",
     "patch",
+    "job",
 )
 CODES: tuple[OpCode, ...] = (
     "ok",
@@ -375,6 +376,7 @@ def run_of(run_id: str, flat: Sequence[bytes]) -> RunRecord:
             number(b"depth") or 0,
             get(b"pinned") == b"1",
             text(b"forked_from"),
+            text(b"traceparent"),
         )
     except (KeyError, ValueError, AttributeError, TypeError, IndexError) as fault:
         raise CorruptStateError(f"the record of run {run_id} cannot be read: {fault!r}") from fault
@@ -472,7 +474,31 @@ def _of_new_run(op: CreateRun) -> Arguments:
         op.depth,
         int(op.pinned),
         "" if op.delay_us is None else op.delay_us,
+        op.traceparent or "",
+        *_of_new_job(op.job),
     ]
+
+
+def _of_new_job(job: StepWrite | None) -> Arguments:
+    if job is None:
+        return ["", "", "", ""]
+    return [job.key, _head(job), job.queue or "", _static(job)]
+
+
+def _head(write: StepWrite) -> bytes:
+    return _WRITE_HEAD(
+        _STATUS_NUMBER[write.status],
+        _KIND_NUMBER[write.kind],
+        write.handled,
+        write.attempt,
+        write.failures,
+        write.lost,
+        write.position,
+        write.after,
+        write.deliver,
+        -1.0 if write.wait_us is None else write.wait_us,
+        0.0 if write.until_us is None else write.until_us,
+    )
 
 
 def _commit(op: Commit, by: Caller) -> tuple[str, Arguments]:
@@ -592,6 +618,8 @@ def _complete_step(op: CompleteStep, by: Caller) -> tuple[str, Arguments]:
         _STATUS_NUMBER[op.status],
         _outcome(op.result, op.error),
         -1 if op.retry_us is None else op.retry_us,
+        int(op.forget),
+        by.retention_us,
     ]
 
 
@@ -600,7 +628,7 @@ def _begin_step(op: BeginStep, by: Caller) -> tuple[str, Arguments]:
 
 
 def _release_step(op: ReleaseStep, by: Caller) -> tuple[str, Arguments]:
-    return "release_step", [op.run_id, op.key, op.attempt, op.wait_us or 0]
+    return "release_step", [op.run_id, op.key, op.attempt, op.wait_us or 0, by.retention_us]
 
 
 def _report_progress(op: ReportProgress, by: Caller) -> tuple[str, Arguments]:
@@ -614,7 +642,8 @@ def _cancel_run(op: CancelRun, by: Caller) -> tuple[str, Arguments]:
 
 
 def _resume_run(op: ResumeRun, by: Caller) -> tuple[str, Arguments]:
-    return "resume_run", [op.run_id, "" if op.timeout_us is None else op.timeout_us]
+    timeout_us = "" if op.timeout_us is None else op.timeout_us
+    return "resume_run", [op.run_id, timeout_us, by.retention_us]
 
 
 def _release_run(op: ReleaseRun, by: Caller) -> tuple[str, Arguments]:
@@ -622,7 +651,7 @@ def _release_run(op: ReleaseRun, by: Caller) -> tuple[str, Arguments]:
 
 
 def _requeue_run(op: RequeueRun, by: Caller) -> tuple[str, Arguments]:
-    return "requeue_run", [op.run_id]
+    return "requeue_run", [op.run_id, by.retention_us]
 
 
 def _watch_run(op: WatchRun, by: Caller) -> tuple[str, Arguments]:
@@ -700,6 +729,7 @@ _RUN_EXTRAS = (
     "parent",
     "parent_step",
     "forked_from",
+    "traceparent",
 )
 
 
@@ -720,7 +750,8 @@ def _fire_timers(op: FireTimers, by: Caller) -> tuple[str, Arguments]:
 
 
 def _reap_sessions(op: ReapSessions, by: Caller) -> tuple[str, Arguments]:
-    return "reap_sessions", [op.limit, op.max_lost, b"e" + encode(op.poisoned)]
+    poisoned = b"e" + encode(op.poisoned)
+    return "reap_sessions", [op.limit, op.max_lost, poisoned, by.retention_us]
 
 
 _ENCODERS: dict[type, Encoder] = {
@@ -763,7 +794,7 @@ def weight(op: Op) -> int:
     if type(op) is CompleteStep:
         return len(op.result or "") + len(op.error or "")
     if type(op) is CreateRun:
-        return len(op.input)
+        return len(op.input) + (len(op.job.input or "") if op.job is not None else 0)
     if type(op) is SignalRun:
         return len(op.payload)
     if type(op) is DecideStep:

@@ -11,7 +11,7 @@ from pikku._error_info import ErrorInfo
 from pikku.errors import CorruptStateError
 
 # Raised whenever what is stored changes its form.
-SCHEMA = 2
+SCHEMA = 3
 
 _SERVER_TIME = """local argc = #ARGV
 local stamp
@@ -91,5 +91,5 @@ def scripts(*, flags: bool, given_time: bool) -> Scripts:
 
 def _ordered(names: list[str]) -> list[str]:
     """First those that define what others use."""
-    first = ["advertise", "create_run", "delete_run", "release_run", "commit"]
+    first = ["advertise", "create_run", "delete_run", "release_run", "commit", "requeue_run"]
     return [*first, *(name for name in names if name[0] != "_" and name not in first)]

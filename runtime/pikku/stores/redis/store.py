@@ -38,7 +38,8 @@ from pikku.errors import (
     StoreUnavailableError,
     StoreUnsafeError,
 )
-from pikku.stores.base import MAIL
+from pikku.stores.base import JOBS, MAIL
+from pikku.stores.lanes import QueueLimits, total
 from pikku.stores.redis.records import (
     CODES,
     RESULTS,
@@ -150,6 +151,7 @@ class RedisStore:
         self._replicas = replicas
         self._scripts: Scripts = scripts(flags=True, given_time=clock is not None)
         self._first = 0
+        self._limits: dict[str, QueueLimits] = {}
         self._unreadable: dict[str, str] = {}
         self._known: set[str] = set()
         self._known_lock = threading.Lock()
@@ -386,11 +388,15 @@ class RedisStore:
         if queues:
             for queue, count in want.items():
                 if queue != MAIL:
-                    arguments += (queue, count)
+                    limits = self._limits.get(queue)
+                    arguments += (queue, count if limits is None else _limited(count, limits))
         by = Caller(session.encode(), self.clock.now_us(), self._retention_us)
         for op in ops:
             arguments += encode_op(op, by)
         return self._timed(arguments)
+
+    def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
+        self._limits[JOBS + queue] = limits
 
     def _timed(self, arguments: list[Any]) -> list[Any]:
         if self._given_clock is not None:
@@ -547,15 +553,34 @@ class RedisStore:
             self._unreadable[run_id] = str(error)
             return None
 
-    async def count_runs(self) -> dict[str, int]:
+    async def count_runs(self, workflow: str | None = None) -> dict[str, int]:
         counts: dict[str, int] = {}
         for partition in self._partitions:
             answers = await self._transport.commands(
-                *(("ZCARD", f"{partition.tag}:ix:{status}") for status in RUN_STATUSES)
+                *(("ZCARD", _index(partition.tag, status, workflow)) for status in RUN_STATUSES)
             )
             for status, count in zip(RUN_STATUSES, answers, strict=True):
                 if count:
                     counts[status] = counts.get(status, 0) + count
+        return counts
+
+    async def count_jobs(self) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for partition in self._partitions:
+            tag = partition.tag
+            (names,) = await self._transport.commands(("SMEMBERS", f"{tag}:queues"))
+            queues = [each.decode() for each in names]
+            lanes = list(queues)
+            for some in await self._transport.each(
+                [("ZRANGE", f"{tag}:lanes:{queue}", 0, -1) for queue in queues]
+            ):
+                lanes += [each.decode() for each in some]
+            sizes = await self._transport.each(
+                [("LLEN", f"{tag}:q:{JOBS}{lane}") for lane in lanes]
+            )
+            for queue, count in total(zip(lanes, sizes, strict=True)).items():
+                if count:
+                    counts[queue] = counts.get(queue, 0) + count
         return counts
 
     async def examine(self) -> Examination:
@@ -607,6 +632,12 @@ class RedisStore:
         return Holdings(frozenset(runs), frozenset(jobs))
 
 
+def _limited(count: int, limits: QueueLimits) -> str:
+    """How much to claim of a queue that has limits, as the script reads it."""
+    given = (limits.concurrency, limits.group_concurrency, limits.rate, limits.per_us)
+    return ":".join(str(-1 if each is None else each) for each in (count, *given))
+
+
 def _created(wanted: RunFilter) -> tuple[str, str]:
     """From when to when the runs that are wanted may have been created."""
     first = "-inf" if wanted.after_us is None else f"{wanted.after_us}"
@@ -651,6 +682,9 @@ def _indexes(tag: str, wanted: RunFilter) -> list[str]:
     if wanted.tag is not None:
         return [f"{tag}:tag:{wanted.tag}"]
     statuses = RUN_STATUSES if wanted.status is None else (wanted.status,)
-    if wanted.workflow is not None:
-        return [f"{tag}:wf:{status}:{wanted.workflow}" for status in statuses]
-    return [f"{tag}:ix:{status}" for status in statuses]
+    return [_index(tag, status, wanted.workflow) for status in statuses]
+
+
+def _index(tag: str, status: str, workflow: str | None) -> str:
+    """The index of the runs of a status: of all but jobs, or of one workflow."""
+    return f"{tag}:ix:{status}" if workflow is None else f"{tag}:wf:{status}:{workflow}"

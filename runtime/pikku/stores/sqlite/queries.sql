@@ -1,8 +1,9 @@
 -- add_run --
 INSERT INTO runs (
     run_id, workflow, status, version, inline, run_attempt, owner, queued, tags, started_by,
-    created_us, updated_us, parent, parent_step, depth, pinned, forked_from, turn, deliveries
-) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,0)
+    created_us, updated_us, parent, parent_step, depth, pinned, forked_from, traceparent, turn,
+    deliveries
+) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,0)
 
 -- add_values --
 INSERT INTO run_values (run, input) VALUES (?,?)
@@ -20,7 +21,7 @@ WHERE number = ?
 -- put_run --
 UPDATE runs SET
     workflow = ?, version = ?, inline = ?, tags = ?, started_by = ?, created_us = ?, parent = ?,
-    parent_step = ?, depth = ?, pinned = ?, forked_from = ?
+    parent_step = ?, depth = ?, pinned = ?, forked_from = ?, traceparent = ?
 WHERE number = ?
 
 -- put_values --
@@ -130,10 +131,34 @@ SELECT number, run_id FROM queue WHERE queue = ? ORDER BY number LIMIT ?
 DELETE FROM queue WHERE number = ?
 
 -- push_job --
-INSERT INTO jobs (queue, run_id, key, attempt) VALUES (?,?,?,?)
+INSERT INTO jobs (queue, priority, grouped, lane, run_id, key, attempt) VALUES (?,?,?,?,?,?,?)
 
 -- waiting_jobs --
-SELECT number, run_id, key, attempt FROM jobs WHERE queue = ? ORDER BY number LIMIT ?
+SELECT number, coalesce(lane, queue), run_id, key, attempt FROM jobs WHERE queue = ?
+ORDER BY priority DESC, number LIMIT ?
+
+-- waiting_of_groups --
+SELECT number, coalesce(lane, queue), run_id, key, attempt FROM jobs
+WHERE queue = ? AND (grouped IS NULL OR grouped NOT IN (SELECT value FROM json_each(?)))
+ORDER BY priority DESC, number LIMIT ?
+
+-- has_jobs --
+SELECT 1 FROM jobs WHERE queue = ? LIMIT 1
+
+-- held_jobs --
+SELECT queue, count(*) FROM steps INDEXED BY steps_by_worker
+WHERE queue IS NOT NULL AND worker IS NOT NULL AND finished_us IS NULL
+    AND (queue = ? OR substr(queue, 1, ?) = ?)
+GROUP BY queue
+
+-- window --
+SELECT opened_us, begun FROM rates WHERE queue = ?
+
+-- save_window --
+INSERT OR REPLACE INTO rates VALUES (?,?,?)
+
+-- count_jobs --
+SELECT queue, count(*) FROM jobs GROUP BY queue
 
 -- take_job --
 DELETE FROM jobs WHERE number = ?
@@ -180,7 +205,10 @@ SELECT session FROM sessions WHERE expires_us < ?
 DELETE FROM sessions WHERE session = ?
 
 -- count_runs --
-SELECT status, count(*) FROM runs GROUP BY status
+SELECT status, count(*) FROM runs WHERE substr(workflow, 1, 6) <> 'queue:' GROUP BY status
+
+-- count_runs_of --
+SELECT status, count(*) FROM runs WHERE workflow = ? GROUP BY status
 
 -- sessions --
 SELECT session, expires_us FROM sessions

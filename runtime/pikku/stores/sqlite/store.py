@@ -28,6 +28,7 @@ from pikku._records import (
 )
 from pikku.errors import StoreUnavailableError
 from pikku.stores.base import JOBS, MAIL
+from pikku.stores.lanes import QueueLimits, sooner
 from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.sqlite.connections import (
     BUSY_TIMEOUT_SECONDS,
@@ -97,6 +98,7 @@ class SqliteStore:
         self._beat_lock = threading.Lock()
         self._known_sessions: set[str] = set()
         self._cache = RowCache()
+        self._limits: dict[str, QueueLimits] = {}
 
     async def open(self) -> None:
         if self._writer is not None:
@@ -167,6 +169,12 @@ class SqliteStore:
                     if queue == MAIL:
                         continue
                     before = len(claimed) + len(jobs)
+                    limits = self._limits.get(queue)
+                    if limits is not None:
+                        got, left = work.claim_within(queue.removeprefix(JOBS), count, limits)
+                        jobs += got
+                        (more if left else emptied).append(queue)
+                        continue
                     if queue.startswith(JOBS):
                         jobs += work.claim_jobs(queue.removeprefix(JOBS), count)
                     else:
@@ -177,7 +185,8 @@ class SqliteStore:
             filled_for_others = work.filled.difference(emptied)
             more += filled_for_others.difference(more)
             inbox = work.read_inbox()
-            reply = Reply(results, claimed, inbox, work.next_due(), alive, jobs, more)
+            due = sooner(work.next_due(), work.again_us)
+            reply = Reply(results, claimed, inbox, due, alive, jobs, more)
             connection.execute("COMMIT")
         except BaseException:
             self._cache.clear()
@@ -231,6 +240,9 @@ class SqliteStore:
         if in_vain:
             again = SHORTEN_AGAIN_SECONDS[: self._shortened_in_vain][-1]
             self._shorten_from = time.monotonic() + again
+
+    def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
+        self._limits[JOBS + queue] = limits
 
     def beat(self, session: str, lease_us: int) -> bool:
         with self._beat_lock:
@@ -303,9 +315,17 @@ class SqliteStore:
 
         return await self._read(read)
 
-    async def count_runs(self) -> dict[str, int]:
+    async def count_runs(self, workflow: str | None = None) -> dict[str, int]:
+        def read(connection: sqlite3.Connection) -> dict[str, int]:
+            if workflow is None:
+                return dict(connection.execute(QUERIES["count_runs"]).fetchall())
+            return dict(connection.execute(QUERIES["count_runs_of"], (workflow,)).fetchall())
+
+        return await self._read(read)
+
+    async def count_jobs(self) -> dict[str, int]:
         return await self._read(
-            lambda connection: dict(connection.execute(QUERIES["count_runs"]).fetchall())
+            lambda connection: dict(connection.execute(QUERIES["count_jobs"]).fetchall())
         )
 
     async def examine(self) -> Examination:

@@ -37,6 +37,15 @@ from pikku._records import (
 from pikku.stores._queries import load_queries
 from pikku.stores._rows import added_run, put_run, rare, saved_run, saved_step
 from pikku.stores.base import JOBS
+from pikku.stores.lanes import (
+    NO_WINDOW,
+    QueueLimits,
+    Room,
+    Window,
+    again_at,
+    place_of,
+    sooner,
+)
 from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.transitions import Timer, grant
 
@@ -49,7 +58,7 @@ _COLUMNS = (
     "runs.number, run_id, workflow, status, {values}, version, inline, run_attempt, owner, queued,"
     " turn, turned_by, deliveries, tags, started_by, created_us, updated_us, finished_us,"
     " cancel_us, cancel_kind, cancel_reason, cancel_delivery, suspend_reason, parent, parent_step,"
-    " depth, pinned, forked_from"
+    " depth, pinned, forked_from, traceparent"
 )
 _NO_VALUES = "'', NULL, NULL"
 LEAN_RUN = f"SELECT {_COLUMNS.format(values=_NO_VALUES)} FROM runs"
@@ -59,7 +68,7 @@ WHOLE_RUN = (
     f"SELECT {_COLUMNS.format(values=_VALUES)} FROM runs LEFT JOIN run_values ON run = runs.number"
 )
 _LIST_RUNS = f"""{WHOLE_RUN}
-WHERE (:workflow IS NULL OR workflow = :workflow)
+WHERE (workflow = :workflow OR (:workflow IS NULL AND substr(workflow, 1, 6) <> 'queue:'))
   AND (:status IS NULL OR status = :status)
   AND (:before_us IS NULL OR created_us < :before_us)
   AND (:after_us IS NULL OR created_us >= :after_us)
@@ -112,6 +121,8 @@ class SqliteWorkspace:
         # is waited for.
         self.filled: set[str] = set()
         self.watches = False
+        # When to ask again for what the limits of a queue hold back.
+        self.again_us: int | None = None
 
     def prefetch(self, ops: Sequence[Op], *, trusting: bool) -> None:
         """Load every row that *ops* name and that is not at hand, in a query or two.
@@ -150,9 +161,13 @@ class SqliteWorkspace:
 
     def take_for_new(self, op: Op) -> list[tuple[str, str]]:
         """Take the steps that *op* asks for, and that were not looked for, to be not there."""
-        if not isinstance(op, Commit):
+        if isinstance(op, Commit):
+            places = [(op.run_id, write.key) for write in op.asks]
+        elif isinstance(op, CreateRun) and op.job is not None:
+            places = [(op.run_id, op.job.key)]
+            self._touched_steps.update(places)
+        else:
             return []
-        places = [(op.run_id, write.key) for write in op.asks]
         taken = [place for place in places if place not in self._steps]
         self._steps.update(dict.fromkeys(taken))
         return taken
@@ -289,13 +304,50 @@ class SqliteWorkspace:
             waiting = self._execute(QUERIES["waiting_jobs"], (queue, count)).fetchall()
             self._executemany(QUERIES["take_job"], [(row[0],) for row in waiting])
             asked = count
-            for _, run_id, key, attempt in waiting:
-                job = grant(self, queue, run_id, key, attempt)
+            for _, *entry in waiting:
+                job = grant(self, *entry)
                 if job is not None:
                     count -= 1
                     yield job
             if len(waiting) < asked:
                 return
+
+    def claim_within(self, queue: str, count: int, limits: QueueLimits) -> tuple[list[Job], bool]:
+        """Up to *count* jobs of *queue* that its limits let go, now held by the session; and
+        whether there are more of them."""
+        if self._execute(QUERIES["has_jobs"], (queue,)).fetchone() is None:
+            return [], False
+        self.flush()
+        found = self._execute(QUERIES["window"], (queue,)).fetchone()
+        window = (Window(*found) if found else NO_WINDOW).at(self.now_us, limits.per_us)
+        prefix = f"{queue}/"
+        held = self._execute(QUERIES["held_jobs"], (queue, len(prefix), prefix)).fetchall()
+        room = Room(limits, dict(held), window.begun)
+        jobs: list[Job] = []
+        more = True
+        while more and len(jobs) < count and (room.left is None or room.left > 0):
+            asked = count - len(jobs)
+            full = json.dumps(room.full_groups())
+            waiting = self._execute(QUERIES["waiting_of_groups"], (queue, full, asked)).fetchall()
+            more = len(waiting) == asked
+            for number, *entry in waiting:
+                group = place_of(entry[0]).group
+                if not room.takes(group):
+                    more = True
+                    continue
+                self._execute(QUERIES["take_job"], (number,))
+                job = grant(self, *entry)
+                if job is not None:
+                    jobs.append(job)
+                    room.take(group)
+        if limits.rate is not None and jobs:
+            window = window._replace(begun=window.begun + len(jobs))
+            self._execute(QUERIES["save_window"], (queue, *window))
+        more = more and (room.left is None or room.left > 0)
+        if not more and self._execute(QUERIES["has_jobs"], (queue,)).fetchone() is not None:
+            again = again_at(limits, window, self.now_us, room.left)
+            self.again_us = sooner(self.again_us, again)
+        return jobs, more
 
     def load(self, run_id: str) -> LoadedRun:
         """The run with its values and steps; it is there."""
@@ -360,6 +412,7 @@ class SqliteWorkspace:
             self._execute(QUERIES[query], (number,))
         for query in ("drop_timers", "drop_watchers"):
             self._execute(QUERIES[query], (run_id,))
+        self._dirty_runs.pop(run_id, None)
         self._runs[run_id] = None
         self._numbers.pop(run_id, None)
         self._loaded_as.pop(run_id, None)
@@ -453,8 +506,11 @@ class SqliteWorkspace:
         self._execute(QUERIES["enqueue"], (queue, run_id))
 
     def push_job(self, queue: str, run_id: str, key: str, attempt: int) -> None:
-        self.filled.add(JOBS + queue)
-        self._execute(QUERIES["push_job"], (queue, run_id, key, attempt))
+        place = place_of(queue)
+        self.filled.add(JOBS + place.queue)
+        lane = None if place.queue == queue else queue
+        where = (place.queue, place.priority, place.group or None, lane)
+        self._execute(QUERIES["push_job"], (*where, run_id, key, attempt))
 
     def add_watcher(self, run_id: str) -> None:
         self.watches = True

@@ -3,7 +3,8 @@
 -- ARGV: session, call number, number of the call whose answer was lost (''), number of the call
 -- whose mail is acknowledged (''), how much mail that was, read mail (1), how many calls of the
 -- session the server had answered when it last said so, count of wants,
--- [queue, count]*, [operation, count of arguments, arguments...]*
+-- [queue, count or limits]*, [operation, count of arguments, arguments...]*
+-- limits: `count:concurrency:group concurrency:rate:window (us)`, -1 where there is none
 local number, lost, acknowledged, read = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local wants = tonumber(ARGV[8])
 local answered = call('HINCRBY', own_key(session), '#c', 1)
@@ -62,13 +63,19 @@ for of, entries in pairs(disowned) do
   call_in_parts('HDEL', own_key(of), entries)
 end
 local touched = {}
+local function lane_score(priority) return (9 - priority) * 1e13 + math.floor(now() / 1000) end
 for queue, entries in pairs(pushes) do
   call_in_parts('RPUSH', queue_key(queue), entries)
-  touched[queue] = true
-  local name = string.match(queue, '^jobs:(.*)$')
-  if name then
+  local lane = string.match(queue, '^jobs:(.*)$')
+  if lane then
+    local name, priority = place_of(lane)
+    queue = 'jobs:' .. name
     call('SADD', tag .. ':queues', name)
+    if lane ~= name then
+      call('ZADD', lanes_key(name), 'NX', lane_score(priority), lane)
+    end
   end
+  touched[queue] = true
 end
 local read_mail = only_looks or mail_waits or ARGV[6] == '1'
 asked_for_timers = asked_for_timers or only_looks
@@ -125,6 +132,119 @@ local function claim_job(queue, entry)
   return true
 end
 
+-- How many jobs of a queue, or of one of its groups, are held; where that looks like too many, who
+-- has gone is left out.
+local function held(name, group, most)
+  local key = busy_key(name, group)
+  local count = call('SCARD', key)
+  if count < most then
+    return count
+  end
+  for _, entry in ipairs(call('SMEMBERS', key)) do
+    local run, step_key = of_entry(entry)
+    local ok, s = pcall(load_step, run, step_key)
+    if not ok or not s or s.worker == '' or s.status >= FAILED then
+      call('SREM', key, entry)
+    end
+  end
+  return call('SCARD', key)
+end
+
+local BUSY_KEPT_MS = 86400000
+local function hold(name, group, entry)
+  call('SADD', busy_key(name, group), entry)
+  call('PEXPIRE', busy_key(name, group), BUSY_KEPT_MS)
+end
+
+local ASK_AGAIN_US, LANES_AT_ONCE = 250000, 100
+local ask_again
+
+-- Claims of a queue what its limits let go: lanes of high priority first, those of one priority in
+-- turn. Whether it holds more that they do.
+local function claim_within(name, count, concurrency, most, rate, per)
+  local left, opened, begun = count, 0, 0
+  local rate_key = tag .. ':rate:' .. name
+  if rate >= 0 then
+    local window = call('HMGET', rate_key, 'opened', 'begun')
+    opened, begun = tonumber(window[1] or 0), tonumber(window[2] or 0)
+    if now() < opened or now() >= opened + per then
+      opened, begun = now(), 0
+    end
+    left = math.min(left, rate - begun)
+  end
+  if concurrency >= 0 then
+    left = math.min(left, concurrency - held(name, nil, concurrency))
+  end
+  local levels = {}
+  for _, lane in ipairs(call('ZRANGE', lanes_key(name), 0, LANES_AT_ONCE - 1)) do
+    local _, priority = place_of(lane)
+    gather(levels, priority, lane)
+  end
+  gather(levels, 0, name)
+  local got = 0
+  local function take(lane, priority, wanted)
+    local _, _, group = place_of(lane)
+    local grouped = most >= 0 and group ~= ''
+    if grouped then
+      wanted = math.min(wanted, most - held(name, group, most))
+    end
+    local entries = wanted > 0 and call('LPOP', queue_key('jobs:' .. lane), wanted)
+    for _, entry in ipairs(entries or {}) do
+      local ok, claims = pcall(claim_job, lane, entry)
+      if ok and claims then
+        got = got + 1
+        local _, run, after = struct.unpack('<I4I2c0', entry)
+        local member = step_entry('j', run, string.sub(entry, after))
+        if concurrency >= 0 then
+          hold(name, nil, member)
+        end
+        if grouped then
+          hold(name, group, member)
+        end
+      elseif not ok then
+        redis.log(redis.LOG_WARNING, 'pikku: ' .. name .. ': ' .. tostring(claims.err or claims))
+      end
+    end
+    local stays = wanted <= 0 or (entries and #entries == wanted)
+    if lane ~= name then
+      if stays then
+        call('ZADD', lanes_key(name), 'XX', lane_score(priority), lane)
+      else
+        call('ZREM', lanes_key(name), lane)
+      end
+    end
+    return wanted > 0 and stays
+  end
+  for priority = 9, 0, -1 do
+    local at = levels[priority] or {}
+    while #at > 0 and got < left do
+      local stay = {}
+      local share = math.ceil((left - got) / #at)
+      for _, lane in ipairs(at) do
+        if got < left and take(lane, priority, math.min(share, left - got)) then
+          stay[#stay + 1] = lane
+        end
+      end
+      at = stay
+    end
+  end
+  if rate >= 0 and got > 0 then
+    begun = begun + got
+    call('HSET', rate_key, 'opened', opened, 'begun', begun)
+    call('PEXPIRE', rate_key, math.ceil(per / 1000) + 1000)
+  end
+  local waits = call('LLEN', queue_key('jobs:' .. name)) > 0 or call('ZCARD', lanes_key(name)) > 0
+  if not waits or got >= count then
+    return waits
+  end
+  local again = now() + ASK_AGAIN_US
+  if rate >= 0 and begun >= rate then
+    again = math.max(opened + per, now() + 1)
+  end
+  ask_again = math.min(ask_again or again, again)
+  return false
+end
+
 local is_alive = gone and 0 or 1
 if not gone and (wants > 0 or only_looks) then
   if not call('ZSCORE', sessions_key, session) then
@@ -136,7 +256,18 @@ for i = 0, wants - 1 do
   asked[queue] = true
   local key = queue_key(queue)
   local name = string.match(queue, '^jobs:(.*)$')
-  local empty = false
+  local empty, left = false, nil
+  if not count then
+    local limits = {}
+    for each in string.gmatch(ARGV[10 + i * 2], '[^:]+') do
+      limits[#limits + 1] = tonumber(each)
+    end
+    count, left = 0, false
+    if is_alive == 1 then
+      left = claim_within(name, unpack(limits))
+    end
+    empty = not left
+  end
   while is_alive == 1 and count > 0 and not empty do
     local entries = call('LPOP', key, count)
     if not entries then
@@ -160,7 +291,7 @@ for i = 0, wants - 1 do
   end
   if empty then
     touched[queue] = nil
-  elseif call('LLEN', key) > 0 then
+  elseif left or call('LLEN', key) > 0 then
     -- Whoever was told of this queue has no room for all of it: somebody else may.
     more[#more + 1] = queue
     touched[queue] = true
@@ -203,9 +334,13 @@ elseif read_mail and not gone then
   inbox = call('LRANGE', inbox_key(session), 0, -1)
 end
 local next_due = '-1'
-if asked_for_timers then
+if asked_for_timers or ask_again then
   local first = call('ZRANGE', timers_key, 0, 0, 'WITHSCORES')
-  next_due = first[2] and string.format('%.0f', tonumber(first[2])) or ''
+  local due = tonumber(first[2])
+  if ask_again and (not due or ask_again < due) then
+    due = ask_again
+  end
+  next_due = due and string.format('%.0f', due) or ''
 end
 return { results, claimed, jobs, inbox, next_due, is_alive, more, string.format('%.0f', now()),
   answered }

@@ -5,12 +5,13 @@ local call = redis.call
 local OK, EXISTS, CONFLICT, FENCED, NOT_FOUND, SETTLED, NOT_SUSPENDED, ERROR = 0, 1, 2, 3, 4, 5, 6, 7
 local NOT_FAILED, NOT_ENDED, DECIDED, NOBODY = 8, 9, 10, 11
 local SCHEDULED, RUNNING, FAILED, SUCCEEDED = 1, 2, 3, 4
-local SLEEP, ON_ERROR, SIGNAL, APPROVAL, SUSPEND, CHILD, LAST_KIND = 2, 4, 5, 6, 7, 8, 9
+local SLEEP, ON_ERROR, SIGNAL, APPROVAL, SUSPEND, CHILD, JOB, LAST_KIND = 2, 4, 5, 6, 7, 8, 10, 10
 local WAITS = { [SLEEP] = true, [SIGNAL] = true, [APPROVAL] = true }
 local HANDLED, CALLED_OFF = 1, 2
 local STEP, CANCEL, RETRY, HANDLE, STOP, ENDED, HAND = 0, 1, 2, 3, 4, 5, 6
 local FINAL = { completed = true, failed = true, cancelled = true }
 local RUN_STATUS = { running = 1, suspended = 2, completed = 3, failed = 4, cancelled = 5 }
+local WRITE_FORMAT = '<BBBI4I4I4I4I4Bdd'
 local STEP_FORMAT = '<BBBI4I4I4I4I4I4ddddBc0Bc0I2c0I4c0'
 
 local function run_key(run) return tag .. ':r:' .. run end
@@ -51,8 +52,25 @@ end
 local function job_entry(run, step_key, attempt)
   return struct.pack('<I4I2c0', attempt, #run, run) .. step_key
 end
-local function push_job(queue, run, step_key, attempt)
-  gather(pushes, 'jobs:' .. queue, job_entry(run, step_key, attempt))
+local function push_job(lane, run, step_key, attempt)
+  gather(pushes, 'jobs:' .. lane, job_entry(run, step_key, attempt))
+end
+-- A run whose workflow has a name that begins so is a job: nobody orchestrates it.
+local JOB_RUNS, JOB_KEY = 'queue:', 'job'
+local function is_job(workflow) return string.sub(workflow, 1, #JOB_RUNS) == JOB_RUNS end
+-- The parts of a lane: `queue`, or `queue/PRIORITY/GROUP`.
+local function place_of(lane)
+  local queue, priority, group = string.match(lane, '^([^/]*)/(%d)/(.*)$')
+  if queue then
+    return queue, tonumber(priority), group
+  end
+  return lane, 0, ''
+end
+local function lanes_key(queue) return tag .. ':lanes:' .. queue end
+-- Who holds jobs of a queue that has limits, or of one of its groups; who has gone is found out when
+-- it is full.
+local function busy_key(queue, group)
+  return tag .. ':busy:' .. queue .. (group and '/' .. group or '')
 end
 local function push_run(run, inline)
   gather(pushes, inline == '1' and 'inline' or 'orchestrator', run)
@@ -128,6 +146,14 @@ local function job_of(s)
   return string.sub(s.static, first, first + size - 1)
 end
 
+-- The session holds a job no longer: its queue and its group have room again.
+local function free_lane(run, step_key, s)
+  local queue, _, group = place_of(s.queue)
+  if group ~= '' then
+    call('SREM', busy_key(queue, group), step_entry('j', run, step_key))
+  end
+end
+
 local function load_steps(run, keys)
   local found = {}
   for first = 1, #keys, PART do
@@ -195,12 +221,17 @@ local function index_members(run, number) return string.format('%015d', number) 
 local function index(run, from, to)
   local f = call('HMGET', run_key(run), 'workflow', 'number', 'created_us')
   local member = index_members(run, f[2])
+  local job = is_job(f[1])
   if from then
-    call('ZREM', tag .. ':ix:' .. from, member)
+    if not job then
+      call('ZREM', tag .. ':ix:' .. from, member)
+    end
     call('ZREM', tag .. ':wf:' .. from .. ':' .. f[1], member)
   end
   if to then
-    call('ZADD', tag .. ':ix:' .. to, f[3], member)
+    if not job then
+      call('ZADD', tag .. ':ix:' .. to, f[3], member)
+    end
     call('ZADD', tag .. ':wf:' .. to .. ':' .. f[1], f[3], member)
   end
 end
@@ -249,10 +280,16 @@ local function executes(s, attempt)
     and (s.queue ~= '' or s.flags >= CALLED_OFF or call('ZSCORE', sessions_key, session))
 end
 
+-- How long what ends in this call is kept (us, 0: for ever), as the operation says.
+local retention = 0
+local end_job
+
 -- An outcome recorded outside its run's turns.
 local function conclude(run, run_status, step_key, s, status)
   s.status, s.finished = status, now()
-  if not FINAL[run_status] then
+  if s.kind == JOB then
+    end_job(run, run_status, s, status)
+  elseif not FINAL[run_status] then
     local number, what = 0, HANDLE
     if not (s.kind == ON_ERROR or (status == FAILED and s.flags % 2 == HANDLED)) then
       number, what = call('HINCRBY', run_key(run), 'deliveries', 1), STEP
@@ -302,6 +339,41 @@ tell_parent = function(run, parent, ...)
     guarded('run ' .. parent, give_up, parent)
   end
 end
+
+-- Who waits for the end of a run is told. watchers: their sessions, with blanks between
+local function tell_watchers(run, watchers, status, reason, outcome)
+  for watcher in string.gmatch(watchers or '', '%S+') do
+    if alive(watcher) then
+      post(watcher, run, ENDED, RUN_STATUS[status], 0, 1, reason, outcome)
+    end
+  end
+end
+
+-- The run of a job ends as its step has.
+end_job = function(run, run_status, s, status)
+  if FINAL[run_status] then
+    return
+  end
+  local f = call('HMGET', run_key(run), 'cancel_us', 'cancel_reason', 'watchers')
+  local final = status == SUCCEEDED and 'completed' or f[1] and 'cancelled' or 'failed'
+  local value = string.sub(s.outcome, 2)
+  local failed = string.sub(s.outcome, 1, 1) ~= 'r'
+  s.delivery = call('HINCRBY', run_key(run), 'deliveries', 1)
+  index(run, run_status, final)
+  drop_timers(run)
+  call('HSET', run_key(run), 'status', final, 'output', failed and '' or value, 'error',
+    failed and value or '', 'finished_us', now(), 'updated_us', now())
+  if retention > 0 then
+    call('ZADD', kept_key, now() + retention, run)
+  end
+  if f[3] and f[3] ~= '' then
+    tell_watchers(run, f[3], final, f[2] or '', s.outcome)
+    call('HDEL', run_key(run), 'watchers')
+  end
+end
+
+-- Whether a step is a job that was cancelled: it gets no further attempt.
+local function is_off(s, cancel_us) return s.kind == JOB and cancel_us end
 
 -- Unwinding -----------------------------------------------------------------------------------
 local request_cancel

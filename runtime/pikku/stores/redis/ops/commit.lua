@@ -5,8 +5,6 @@
 -- '='..), reason as data, withdraw (of what is suspended: whether its owner knows that it
 -- unwinds), retention (us, 0: for ever), cancel ('' or '='..), cancel data;
 -- where there are any: children, [arguments of create_run]*, steps that are called off, [key]*
-local WRITE_FORMAT = '<BBBI4I4I4I4I4Bdd'
-
 -- Whether the session has words for a run that it has not read.
 local function has_mail(run)
   for _, words in ipairs({ mail[session] or {}, call('LRANGE', inbox_key(session), 0, -1) }) do
@@ -52,11 +50,7 @@ local function settle(run, f, status, output, error_text, reason, data, withdraw
   end
   if f.watchers and f.watchers ~= '' then
     local outcome = output ~= '' and 'r' .. output or error_text ~= '' and 'e' .. error_text or ''
-    for watcher in string.gmatch(f.watchers, '%S+') do
-      if alive(watcher) then
-        post(watcher, run, ENDED, RUN_STATUS[status], 0, 1, string.sub(reason, 2), outcome)
-      end
-    end
+    tell_watchers(run, f.watchers, status, string.sub(reason, 2), outcome)
     call('HDEL', run_key(run), 'watchers')
   end
   tell_parent(run, f.parent, f.parent_step, status, output, error_text)

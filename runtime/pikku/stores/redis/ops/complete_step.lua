@@ -1,11 +1,12 @@
 -- complete_step: an outcome from whoever holds the step's lease.
--- run, key, attempt, status (3 failed, 4 succeeded), outcome, retry_us (-1: none)
+-- run, key, attempt, status (3 failed, 4 succeeded), outcome, retry_us (-1: none), forget, retention
 ops.complete_step = function(a)
   local run, step_key, attempt, status, retry = a[1], a[2], tonumber(a[3]), tonumber(a[4]), tonumber(a[6])
+  retention = tonumber(a[8])
   local f = load_run(run, 'status', 'cancel_us')
   local s = f and load_step(run, step_key)
   if not s then
-    return NOT_FOUND
+    return a[7] == '1' and OK or NOT_FOUND
   end
   if s.attempt == attempt and s.status >= FAILED and s.worker == session then
     return OK
@@ -18,6 +19,7 @@ ops.complete_step = function(a)
     return FENCED
   end
   disown_job(session, run, step_key)
+  free_lane(run, step_key, s)
   if status == FAILED then
     s.failures = s.failures + 1
     if retry >= 0 and not FINAL[f.status] and not f.cancel_us then
@@ -27,6 +29,11 @@ ops.complete_step = function(a)
     end
   end
   s.outcome = a[5]
+  if a[7] == '1' and status == SUCCEEDED then
+    tell_watchers(run, call('HGET', run_key(run), 'watchers') or '', 'completed', '', s.outcome)
+    forget_run(run, true)
+    return OK
+  end
   conclude(run, f.status, step_key, s, status)
   return OK
 end

@@ -1,13 +1,30 @@
 -- create_run: a new run, owned by the session, queued, or put off; or the one that was there.
 -- run, workflow, input, version, inline, claim, tags, started_by ('' or '='..), timeout_us (''),
--- parent (''), parent_step, depth, pinned, delay_us ('')
-local CREATE_ARGUMENTS = 14
+-- parent (''), parent_step, depth, pinned, delay_us (''), traceparent (''), key of its job (''), its
+-- head, lane and static part
+local CREATE_ARGUMENTS = 19
+
+-- The step of a run that is a job; it waits for its time, or in its lane.
+local function create_job(run, step_key, head, lane, static)
+  local st, kind, flags, attempt, failures, lost, position, after, _, wait = struct.unpack(WRITE_FORMAT, head)
+  local due = wait >= 0 and now() + wait or 0
+  save_step(run, step_key, {
+    status = st, kind = kind, flags = flags, attempt = attempt, failures = failures, lost = lost,
+    position = position, delivery = 0, after = after, created = now(), started = 0, finished = 0,
+    due = due, worker = '', queue = lane, progress = '', static = static, outcome = '',
+  })
+  if due > 0 then
+    add_timer('r', run, step_key, due)
+  else
+    push_job(lane, run, step_key, attempt)
+  end
+end
 
 -- Makes a run that is not there.
 local function create(a)
-  local run, delayed = a[1], a[14] ~= ''
-  local claimed = a[6] == '1' and not delayed and call('ZSCORE', sessions_key, session)
-  local queued = not claimed and not delayed
+  local run, delayed, job = a[1], a[14] ~= '', a[16] ~= ''
+  local claimed = a[6] == '1' and not job and not delayed and call('ZSCORE', sessions_key, session)
+  local queued = not job and not claimed and not delayed
   local number = call('INCR', tag .. ':runs')
   local fields = {
     'workflow', a[2], 'status', 'running', 'input', a[3], 'version', a[4], 'inline', a[5],
@@ -32,9 +49,17 @@ local function create(a)
   if a[13] == '1' then
     add('pinned', 1)
   end
+  if a[15] ~= '' then
+    add('traceparent', a[15])
+  end
+  if job then
+    add('away', 1)
+  end
   call('HSET', run_key(run), unpack(fields))
   local member = index_members(run, number)
-  call('ZADD', tag .. ':ix:running', now(), member)
+  if not job then
+    call('ZADD', tag .. ':ix:running', now(), member)
+  end
   call('ZADD', tag .. ':wf:running:' .. a[2], now(), member)
   for each in string.gmatch(a[7], '[^%z]+') do
     call('ZADD', tag .. ':tag:' .. each, now(), member)
@@ -43,6 +68,10 @@ local function create(a)
     call('HSET', own_key(session), 'r' .. run, 0)
   elseif queued then
     push_run(run, a[5])
+  end
+  if job then
+    create_job(run, a[16], a[17], a[18], a[19])
+    return
   end
   local begins = now()
   if delayed then

@@ -15,11 +15,12 @@ local function drop_from_indexes(run, f)
   end
 end
 
-local function forget_run(run)
+-- ended: whether it ends by this
+local function forget_run(run, ended)
   local f = load_run(run, 'status', 'tags', 'number', 'away', 'armed')
-  if f and FINAL[f.status] then
+  if f and (ended or FINAL[f.status]) then
     drop_from_indexes(run, f)
-    if f.away == '1' then
+    if f.away == '1' and not ended then
       disown_jobs(run)
     end
     if tonumber(f.armed or 0) > 0 then

@@ -66,7 +66,7 @@ ops.put_run = function(a)
   at = at + tonumber(a[at]) + 1
   call('HSET', run_key(run), unpack(fields))
   call('HSET', run_key(run), 'owner', '', 'turned_by', '', 'turn', f and f.turn or p.turn, 'queued',
-    p.status == 'running' and 1 or 0)
+    p.status == 'running' and not is_job(p.workflow) and 1 or 0)
   index(run, nil, p.status)
   for each in string.gmatch(p.tags, '[^%z]+') do
     call('ZADD', tag .. ':tag:' .. each, p.created_us, index_members(run, fields[2]))
@@ -86,6 +86,8 @@ ops.put_run = function(a)
       waits[#waits + 1] = { steps[i], s }
     elseif s.status == SCHEDULED and s.due > 0 then
       add_timer(timer_of(s.kind), run, steps[i], s.due)
+    elseif s.status == SCHEDULED and s.kind == JOB and p.status == 'running' then
+      push_job(s.queue, run, steps[i], s.attempt)
     end
     away = away or s.kind == CHILD or s.queue ~= ''
   end
@@ -111,7 +113,7 @@ ops.put_run = function(a)
     local at_us = tonumber(a[i + 4])
     append_history(run, a[i], step_key, tonumber(a[i + 2]), a[i + 3], at_us > 0 and at_us or nil)
   end
-  if p.status == 'running' then
+  if p.status == 'running' and not is_job(p.workflow) then
     push_run(run, p.inline)
   end
   if a[3] ~= '' then

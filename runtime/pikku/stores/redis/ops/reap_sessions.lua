@@ -1,5 +1,5 @@
 -- reap_sessions: what expired sessions held is queued for somebody else; what outlived its
--- retention is deleted. limit, max_lost, poisoned (an outcome)
+-- retention is deleted. limit, max_lost, poisoned (an outcome), retention
 local function take_away(of, run, step_key, max_lost, poisoned)
   local f = load_run(run, 'status', 'cancel_us')
   local s = f and load_step(run, step_key)
@@ -9,12 +9,14 @@ local function take_away(of, run, step_key, max_lost, poisoned)
   if FINAL[f.status] then
     s.worker = ''
     save_step(run, step_key, s)
-  elseif s.status == SCHEDULED then
+  elseif s.status == SCHEDULED and not is_off(s, f.cancel_us) then
     put_back(run, step_key, s, 0, s.attempt)
   else
     s.lost = s.lost + 1
     append_history(run, 'attempt_lost', step_key, s.attempt, '')
-    if s.lost < max_lost or s.queue == '' then
+    if is_off(s, f.cancel_us) then
+      conclude(run, f.status, step_key, s, FAILED)
+    elseif s.lost < max_lost or s.queue == '' then
       put_back(run, step_key, s, 0, s.attempt + 1)
     else
       s.outcome = poisoned
@@ -40,6 +42,7 @@ end
 
 ops.reap_sessions = function(a)
   local left, max_lost = tonumber(a[1]), tonumber(a[2])
+  retention = tonumber(a[4])
   for _, of in ipairs(call('ZRANGEBYSCORE', sessions_key, '-inf', string.format('(%.0f', now()))) do
     local held = call('HKEYS', own_key(of))
     for _, entry in ipairs(held) do

@@ -1,6 +1,12 @@
--- requeue_run: an unfinished run gets the next actions that its records call for. run
--- Whether the run's owner would have to execute a step that somebody else was about to.
+-- requeue_run: an unfinished run gets the next actions that its records call for. run,
+-- retention
+
+-- Whether the run's owner would have to execute a step that somebody else was about to, and has
+-- made a turn without it.
 local function forsaken(f, steps)
+  if f.turned_by ~= f.owner then
+    return false
+  end
   for _, found in ipairs(steps) do
     local s = found[2]
     if s.status == RUNNING and s.queue == '' and s.flags < CALLED_OFF and s.worker ~= f.owner
@@ -13,7 +19,9 @@ end
 
 ops.requeue_run = function(a)
   local run = a[1]
-  local f = load_run(run, 'status', 'owner', 'queued', 'inline', 'cancel_us', 'cancel_delivery')
+  retention = tonumber(a[2])
+  local f = load_run(run, 'status', 'owner', 'queued', 'inline', 'cancel_us', 'cancel_delivery',
+    'workflow', 'turned_by')
   if not f then
     return NOT_FOUND
   end
@@ -29,7 +37,7 @@ ops.requeue_run = function(a)
     disown_run(f.owner, run)
     f.owner = '' -- whoever takes it up next executes what its owner does not
   end
-  if f.status == 'running' and f.owner == '' then
+  if f.status == 'running' and f.owner == '' and not is_job(f.workflow) then
     call('HSET', run_key(run), 'owner', '', 'queued', 1)
     push_run(run, f.inline)
   else
@@ -44,7 +52,9 @@ ops.requeue_run = function(a)
       if away and s.worker ~= '' then
         disown_job(s.worker, run, step_key)
       end
-      if s.status == RUNNING then
+      if is_off(s, f.cancel_us) then
+        conclude(run, f.status, step_key, s, FAILED)
+      elseif s.status == RUNNING then
         put_back(run, step_key, s, 0, s.attempt + 1)
       elseif ended then -- it waits for nothing any more
       elseif s.kind == CHILD then
