@@ -110,6 +110,13 @@ class Committer:
                 return True
         return False
 
+    def retract(self, op: Op) -> None:
+        """Send *op* no more, whatever has become of it. Nobody is told."""
+        for place, each in enumerate(self._ops):
+            if each is op:
+                del self._ops[place], self._dones[place]
+                return
+
     def session_is_over(self) -> None:
         """Say nothing more in the name of the session that was: nor under that of the next one,
         which may hold the same runs by now."""

@@ -52,8 +52,10 @@ class Symptom(NamedTuple):
     """What is wrong with a run.
 
     `left_behind` is put right by the next process that executes runs: a lease has run out, and the
-    store still knows whose it was. `corrupt` and `gone` are what no requeueing mends. `seen` is the
-    state that it was found in: the same symptom in another state is another one.
+    store still knows whose it was; or by the run's owner, who looks now and then for steps that
+    others have begun and only the owner executes. `corrupt` and `gone` are what no requeueing
+    mends. `seen` is the state that it was found in: the same symptom in another state is another
+    one.
     """
 
     kind: Kind
@@ -117,6 +119,9 @@ def _inaction(
     waits = [step for step in loaded.steps if _is_wanted(step, run)]
     for step in waits:
         yield from _step_inaction(run.run_id, step, found, attended, ended, gone)
+        if is_forsaken(step, run) and run.owner is not None and _lapse(run.owner, found) is None:
+            text = f"step {step.key!r} was left behind by a session that does not own the run"
+            yield Symptom("left_behind", text, step.key, (step.attempt, step.worker, run.owner))
     if attended or (waits and run.cancel_us is None):
         return
     if not (run.turn or loaded.steps) and (run.run_id, "", "start") in found.timers:
@@ -125,6 +130,20 @@ def _inaction(
     if run.cancel_us is not None:
         why = "was asked to unwind, and nobody sees to it"
     yield Symptom("unattended", why, seen=seen)
+
+
+def is_forsaken(step: StepRecord, run: RunRecord) -> bool:
+    """Whether the run's owner would have to execute the step, and somebody else was about to: the
+    first turn of whoever takes a run over should have put that right."""
+    return (
+        run.turned_by == run.owner
+        and step.status == "running"
+        and step.queue is None
+        and step.kind not in WAITS
+        and step.kind != "child"
+        and _is_wanted(step, run)
+        and step.worker != run.owner
+    )
 
 
 def _is_wanted(step: StepRecord, run: RunRecord) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import inspect
 import json
@@ -36,11 +35,13 @@ from pikku._records import (
     Delivery,
     FireTimers,
     HandRun,
+    Holdings,
     LoadedRun,
     Op,
     OpResult,
     ReapSessions,
     ReleaseRun,
+    ReleaseStep,
     Reply,
     ResumeRun,
     RunFilter,
@@ -74,6 +75,8 @@ log = logging.getLogger("pikku")
 
 SWEEP_SECONDS = 1.0
 DEPLOYS_EVERY = 10  # sweeps
+AUDIT_EVERY = 10  # sweeps
+LOOKED_AT_ONCE = 10
 PRUNE_EVERY = 60  # sweeps
 PRUNE_AT_ONCE = 200
 RELEASE_SECONDS = 5.0
@@ -127,9 +130,13 @@ class Engine:
         self._idle: OrderedDict[str, LiveRun] = OrderedDict()
         # Children begun here for runs whose starters wait, until they come to rest.
         self._parents: dict[str, str] = {}
-        # Runs that are this process's and that it has not begun with, until they are loaded.
-        self._coming: set[str] = set()
+        # Runs that are this process's and that it has not begun with, until they are loaded; and
+        # what it is told of them meanwhile, which what is loaded may be too old for.
+        self._coming: dict[str, list[Delivery]] = {}
         self._offspring: dict[str, set[str]] = {}
+        # What the store took this process to hold at the last look, and nobody here knew of.
+        self._unheard_of = Holdings(frozenset(), frozenset())
+        self._looked_at = 0
         self._main: asyncio.Task[None] | None = None
         self._next_due: int | None = None
         self._alarm: Alarm | None = None
@@ -187,6 +194,7 @@ class Engine:
         )
         self.submit = self._committer.submit
         self.withdraw = self._committer.withdraw
+        self.retract = self._committer.retract
         self.results = Results(store, self._committer, self._live, self._quiet_soon)
         self.progress = ProgressReports(self.loop, self.submit)
         self.jobs = Jobs(
@@ -440,7 +448,7 @@ class Engine:
             if run is not None and ours and result.code == "ok":
                 live = LiveRun(self, LoadedRun(run, ()), wired)
                 self._live[run.run_id] = live
-                self._coming.discard(run.run_id)
+                self._coming.pop(run.run_id, None)
                 if wait:
                     live.started = under_way
                 elif not under_way.done():
@@ -522,31 +530,48 @@ class Engine:
         is loaded may then be older than what is done here."""
         if run_id in self._live or run_id in self._coming:
             return
-        self._coming.add(run_id)
+        words = self._coming[run_id] = []
         session = self._session.id
-        while run_id in self._coming and session == self._session.id and not self._closed:
+        loaded: LoadedRun | None = None
+        while self._coming.get(run_id) is words and not self._closed:
             try:
                 loaded = await self.store.load_steps(run_id)
                 break
             except CorruptStateError as error:
+                del self._coming[run_id]
                 await self._end_unreadable(run_id, error)
                 return
             except StoreError as error:
                 log.warning("run %s: %s; trying again", run_id, error)
                 await asyncio.sleep(SWEEP_SECONDS)
-        else:
+        if self._coming.get(run_id) is not words:
             return
-        still_ours = run_id in self._coming and not self._renewing
-        if still_ours and loaded is not None and loaded.run.owner == self._session.id:
+        del self._coming[run_id]
+        if loaded is not None and loaded.run.owner == session:
             self._take_over(loaded)
+        for word in words:
+            self._receive(word)
+
+    def look_whose(self, run_id: str) -> None:
+        """A run was taken for somebody else's: begin with it anew if the store says it is ours."""
+        if not (self._closed or self._renewing):
+            self._spawn(self._take_up(run_id))
 
     async def _end_unreadable(self, run_id: str, error: CorruptStateError) -> None:
-        self._coming.discard(run_id)
         log.error("run %s cannot go on: %s", run_id, error)
-        with contextlib.suppress(StoreError):
-            run = await self.store.load_run(run_id)
-            if run is not None:
-                self._end_corrupt(run, error)
+        session = self._session.id
+        while session == self._session.id and not self._closed:
+            try:
+                run = await self.store.load_run(run_id)
+            except CorruptStateError:
+                return
+            except StoreError as failure:
+                log.warning("run %s: %s; trying again", run_id, failure)
+                await asyncio.sleep(SWEEP_SECONDS)
+            else:
+                if run is not None:
+                    self._end_corrupt(run, error)
+                return
 
     async def resume(self, run_id: str) -> None:
         """Open a suspended run; one that is interrupted goes on by itself.
@@ -903,6 +928,8 @@ class Engine:
             self.jobs.stop(delivery)
         elif delivery.what == "ended":
             self.results.told(delivery)
+        elif (words := self._coming.get(delivery.run_id)) is not None:
+            words.append(delivery)
         elif delivery.what == "hand":
             self._spawn(self._take_up(delivery.run_id))
         elif (live := self._live.get(delivery.run_id)) is not None:
@@ -916,7 +943,7 @@ class Engine:
 
     def _take_over(self, loaded: LoadedRun) -> None:
         run = loaded.run
-        self._coming.discard(run.run_id)
+        self._coming.pop(run.run_id, None)
         there = self._live.get(run.run_id)
         if there is not None:
             there.drop()
@@ -1005,9 +1032,72 @@ class Engine:
             self._rested(child_id)  # executed elsewhere
         if self._sweeps % DEPLOYS_EVERY == 0:
             self._spawn(self._resume_deployed())
+        if self._sweeps % AUDIT_EVERY == 0:
+            self._spawn(self._audit())
         if self._retention and self._sweeps % PRUNE_EVERY == 0:
             self._spawn(self._prune())
         self._sweep = self.loop.call_later(SWEEP_SECONDS, self._swept)
+
+    async def _audit(self) -> None:
+        """Compare with the store what this process holds. Nothing is ever found, as far as anybody
+        knows: but what is held here and forgotten would wait for as long as the process lives."""
+        if self._renewing:
+            return
+        session = self._session.id
+        try:
+            await self._take_up_forgotten(session)
+            await self._look_after_idle(session)
+        except StoreError as error:
+            log.warning("comparing with the store: %s", error)
+
+    def _is_over(self, session: str) -> bool:
+        return self._closed or self._renewing or session != self._session.id
+
+    async def _take_up_forgotten(self, session: str) -> None:
+        """Take up what nobody here has known of for two looks."""
+        held = await self.store.holdings(session)
+        if self._is_over(session):
+            return
+        before = self._unheard_of
+        runs = held.runs.difference(self._live, self._coming)
+        jobs = held.jobs.difference(self.jobs.held)
+        self._unheard_of = Holdings(runs, jobs)
+        for run_id in runs & before.runs:
+            log.warning("run %s is held here and was forgotten: it is taken up again", run_id)
+            self._spawn(self._take_up(run_id))
+        for run_id, key in jobs & before.jobs:
+            loaded = await self.store.load_steps(run_id)
+            if self._is_over(session) or (run_id, key) in self.jobs.held or loaded is None:
+                continue
+            for step in loaded.steps:
+                if step.key == key and step.worker == session:
+                    log.warning("step %r of run %s was claimed here and forgotten", key, run_id)
+                    self.submit(ReleaseStep(run_id, key, step.attempt), lambda result: None)
+
+    async def _look_after_idle(self, session: str) -> None:
+        """Replay the runs that wait for something else than their records say: a few at a time."""
+        idle = list(self._idle.values())
+        begin = self._looked_at if self._looked_at < len(idle) else 0
+        looked_at = idle[begin : begin + LOOKED_AT_ONCE]
+        self._looked_at = begin + len(looked_at)
+        for _ in range(2):  # a word may have been on its way
+            astray: list[LiveRun] = []
+            for live in looked_at:
+                loaded = await self.store.load_steps(live.run_id)
+                if self._is_over(session):
+                    return
+                if loaded is not None and self._idle.get(live.run_id) is live:
+                    if live.strays_from(loaded):
+                        astray.append(live)
+            if not astray:
+                return
+            looked_at = astray
+            await asyncio.sleep(SWEEP_SECONDS)
+        for live in looked_at:
+            if self._idle.get(live.run_id) is live and not live.moving:
+                log.warning("run %s does not go by its records: it is replayed", live.run_id)
+                self._idle.pop(live.run_id)
+                self.reload(live)
 
     def _sweep_answered(self, result: OpResult) -> None:
         self._sweeping = False
@@ -1046,6 +1136,7 @@ class Engine:
         for live in list(self._live.values()):
             live.drop()
         self._coming.clear()
+        self._unheard_of = Holdings(frozenset(), frozenset())
         self.jobs.drop()
         self.placed.clear()
         self._committer.session_is_over()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pikku._bodies import ALONE_AT_MOST_SECONDS, Attempt, Bodies, End, Plan
@@ -177,6 +177,11 @@ class Jobs:
         return len(self._held)
 
     @property
+    def held(self) -> Set[tuple[str, str]]:
+        """The run and the key of each."""
+        return self._held.keys()
+
+    @property
     def open_to_all(self) -> bool:
         """Whether a further job could begin at once."""
         return not self._alone and self._bodies.open_to_all
@@ -230,6 +235,7 @@ class Jobs:
                 self._execute(job, alone=True)
             else:
                 self._forget(job)
+                self._give_back(job, result)
 
         self._submit(BeginStep(job.run_id, job.ask.key, job.attempt), begun)
 
@@ -274,6 +280,7 @@ class Jobs:
                 self._on_recorded(key, job.ask.name)
         elif result.code == "error":
             log.error("step %r of run %s cannot be recorded: %s", key, job.run_id, result.error)
+            self._give_back(job, result)
         else:
             log.warning("step %r of run %s: a late outcome was refused", key, job.run_id)
 
@@ -282,6 +289,14 @@ class Jobs:
         if self._held.get(place) is job:
             del self._held[place]
         self.next_alone()
+
+    def _give_back(self, job: ClaimedJob, result: OpResult) -> None:
+        """The store has refused what was said of a job: it is still ours, and goes to others."""
+        if result.code == "error" and not self._closed:
+            self._submit(
+                ReleaseStep(job.run_id, job.ask.key, job.attempt, UNKNOWN_HERE_US),
+                lambda result: None,
+            )
 
     def stop(self, delivery: Delivery) -> None:
         """The run of a job unwinds: its attempt may stop."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pikku._bodies import End, Plan, trimmed_traceback
 from pikku._clock import Alarm
 from pikku._contexts import to_nobody
+from pikku._diagnosis import is_forsaken
 from pikku._error_info import ErrorInfo, cancellation, failure
 from pikku._functions import WiredWorkflow
 from pikku._ids import child_run_id
@@ -281,6 +282,10 @@ class LiveRun:
         self.gone = True
         if self._cleanup is not None:
             self._cleanup.cancel()
+        if self._leaving is not None:
+            # Whoever has the run next may be this process: the store must not take one for the
+            # other's turn.
+            self._engine.retract(self._leaving)
         self._replay.discard()
         for flight in self._flights.values():
             self._stop(flight, hard=True)
@@ -298,6 +303,17 @@ class LiveRun:
         if self._cleanup is not None:
             self._cleanup.cancel()
         self._replay.discard()
+
+    def strays_from(self, loaded: LoadedRun) -> bool:
+        """Whether the run, which waits, waits for something else than what is *loaded* says."""
+        if self.gone or self.moving:
+            return False
+        run = loaded.run
+        return (
+            run.turn != self._turn
+            or run.deliveries != self._replay.delivered
+            or any(is_forsaken(step, run) for step in loaded.steps)
+        )
 
     @property
     def unwinding(self) -> bool:
@@ -1077,6 +1093,7 @@ class LiveRun:
         else:
             log.warning("run %s is executed elsewhere now; dropped here", self.run_id)
             self.drop()
+            self._engine.look_whose(self.run_id)
 
     def _recorded(self, settle: Settle | None) -> None:
         self._turn += 1

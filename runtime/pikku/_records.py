@@ -585,6 +585,14 @@ class Examination(NamedTuple):
     unreadable: Mapping[str, str] = {}
 
 
+class Holdings(NamedTuple):
+    """What a store takes a session to hold: the runs that it owns, and the jobs that it has claimed
+    (run and step key)."""
+
+    runs: frozenset[str]
+    jobs: frozenset[tuple[str, str]]
+
+
 class RunFilter(NamedTuple):
     """Which runs to list, newest first unless `oldest_first`. `None` means any, and leaves the jobs
     of queues out: those are listed by the name of their `workflow`.

@@ -99,9 +99,9 @@ class Session:
         return boot_seconds() - self._beaten_at > self._lease * 0.8
 
     def _beat(self) -> bool:
-        sent = boot_seconds()
-        alive = self._store.beat(self.id, int(self._lease * 1e6))
-        if alive:
+        sent, session = boot_seconds(), self.id
+        alive = self._store.beat(session, int(self._lease * 1e6))
+        if alive and session == self.id:  # not to count for the next one
             self._beaten_at = sent
         return alive
 

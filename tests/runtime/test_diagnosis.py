@@ -17,7 +17,7 @@ from pikku._settings import EngineOptions
 from pikku.stores.memory import MemoryStore
 
 NOW = 1_000_000_000
-LIVE, DEAD, UNKNOWN = "live", "dead", "unknown"
+LIVE, OTHER, DEAD, UNKNOWN = "live", "other", "dead", "unknown"
 
 PARKED = RunRecord(
     run_id="r1",
@@ -97,7 +97,7 @@ def found_in(
     gone: frozenset[str] = frozenset(),
 ) -> list[tuple[str, str]]:
     """Kind and text of each symptom."""
-    sessions = {LIVE: NOW + 1, DEAD: NOW - 1}
+    sessions = {LIVE: NOW + 1, OTHER: NOW + 1, DEAD: NOW - 1}
     queue = frozenset({"r1"}) if queued else frozenset[str]()
     examination = Examination(NOW, sessions, queue, jobs, timers)
     symptoms = diagnose(LoadedRun(run, steps), examination, ended, gone)
@@ -130,6 +130,16 @@ HEALTHY: dict[str, tuple[RunRecord, tuple[StepRecord, ...], dict[str, Any]]] = {
         {},
     ),
     "owned": (a_run(owner=LIVE), (a(LOCAL, status="running", worker=LIVE),), {}),
+    "taken over, a step to be begun anew": (
+        a_run(owner=LIVE, turned_by=DEAD),
+        (a(LOCAL, status="running", worker=DEAD),),
+        {},
+    ),
+    "owned, what others execute": (
+        a_run(owner=LIVE, turned_by=LIVE),
+        (a(AWAY, status="running", worker=OTHER), a(LOCAL, key="b", status="running", worker=LIVE)),
+        {},
+    ),
     "owned, the retry of a step announced": (a_run(owner=LIVE), (a(LOCAL, due_us=NOW - 1),), {}),
     "queued": (a_run(queued=True), (LOCAL,), {"queued": True}),
     "parked on a job": (PARKED, (AWAY,), {"jobs": JOB}),
@@ -194,6 +204,12 @@ BROKEN: dict[str, tuple[RunRecord, tuple[StepRecord, ...], dict[str, Any], tuple
         (a(LOCAL, status="running"),),
         {},
         ("left_behind", "was left behind: the lease of its process has run out"),
+    ),
+    "its owner goes on without a step that somebody else had begun": (
+        a_run(owner=LIVE, turned_by=LIVE),
+        (a(LOCAL, status="running", worker=DEAD),),
+        {},
+        ("left_behind", "step 'Send' was left behind by a session that does not own the run"),
     ),
     "queued without an entry": (
         a_run(queued=True),

@@ -4,8 +4,8 @@ has to hold whatever they are.
 L every accepted run ends once the faults have. O what a steady program gives is what it gives
 without faults. R no body begins once its step has an outcome, unless its process stood still
 between its last look at its lease and the body's first line. Z what is recorded as ended does not
-change (the server looks). D no run is ever without a next action. Besides, nothing is said to be a
-bug, and nobody is told what cannot be.
+change (the server looks). D no run is ever without a next action. F no process that moves holds
+what it knows nothing of. Besides, nothing is said to be a bug, and nobody is told what cannot be.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import contextlib
 import gc
 import json
 import logging
-from collections.abc import Callable, Coroutine, Generator
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from dataclasses import dataclass
 from functools import cache
 from random import Random
 from typing import Any
 
+import pytest
 from tests.runtime.kit import Toy
 from tests.simulation.network import Line, Server, Weather
 from tests.simulation.programs import (
@@ -37,6 +39,7 @@ from tests.simulation.world import SECOND, Process, World
 from pikku import App
 from pikku._app import OpenApp
 from pikku._bodies import Attempt
+from pikku._diagnosis import is_forsaken
 from pikku._records import FINAL_STATUSES, LoadedRun
 from pikku._settings import EngineOptions, Work
 from pikku.errors import AlreadyDecidedError, AppNotOpenError, RunStateError, StoreError
@@ -45,6 +48,8 @@ FAULTS = ("kill", "freeze", "cut off", "cut off one way", "leave", "storm")
 LOOK_EVERY_US = 3 * SECOND
 # After its app is closed, whoever waits for an answer has to be told: as late as a read is.
 TOLD_WITHIN_SECONDS = 10.0
+# For how many looks in a row a process may not have heard of what it holds: answers are lost.
+UNHEARD_FOR = 6
 # How long the runs of a healthy world may take.
 PATIENCE_US = 400 * SECOND
 
@@ -109,19 +114,23 @@ class Plan:
 
 
 @cache
-def code() -> Toy:
-    """What is deployed in every process."""
-    return deployed()
+def code(version: str = "") -> Toy:
+    """What is deployed in every process, or in those of a version."""
+    toy = deployed()
+    if version:
+        toy.registry.versions.update(top=version, sub=version)
+    return toy
 
 
 class AppProcess(Process):
     """A process that has the app open. It is its app's services."""
 
-    def __init__(self, history: History, name: str) -> None:
+    def __init__(self, history: History, name: str, version: str) -> None:
         super().__init__(history.world, name)
         self._history = history
+        self.version = version
         plan = history.plan
-        toy = code()
+        toy = code(version)
         self.app: App[Any] = App(registry=toy.registry, package="toy")
         self.opened: OpenApp | None = None
         self.is_open = False
@@ -239,6 +248,11 @@ class History:
         self._names = 0
         self._calm = False
         self._words = 0
+        # In some histories the processes have two versions of the code, and half of the runs are
+        # executed by the one that they began under; in some nobody compares himself with the store.
+        self._versions = ("v1", "v2") if seed % 3 == 0 else ("",)
+        self._audits = seed % 2 == 0
+        self._forgotten: Counter[tuple[Any, ...]] = Counter()
 
     # --- the course of events -------------------------------------------------------------------
 
@@ -246,11 +260,15 @@ class History:
         """What is wrong with it."""
         world, plan = self.world, self.plan
         world.note("seed", f"{self.seed}: {plan}")
-        with world.as_machine(), _no_bugs(world):
-            for _ in range(plan.processes):
-                self._start_process()
-            for story in plan.stories:
-                world.after(world.draw.randrange(3 * SECOND), self._starting(story))
+        with world.as_machine(), _no_bugs(world), pytest.MonkeyPatch.context() as patch:
+            if not self._audits:
+                patch.setattr("pikku._engine.AUDIT_EVERY", 10**9)
+            for number in range(plan.processes):
+                self._start_process(self._versions[number % len(self._versions)])
+            for number, story in enumerate(plan.stories):
+                pinned = len(self._versions) > 1 and number % 2 == 0
+                starting = self._starting(story, pinned=pinned)
+                world.after(world.draw.randrange(3 * SECOND), starting)
                 for _ in range(world.draw.randint(0, 3)):
                     at = world.draw.randrange(plan.stormy_us)
                     world.after(at, self._saying(story, self._early_word(story)))
@@ -275,9 +293,9 @@ class History:
     def _is_over(self) -> bool:
         return self._calm and len(self.accepted) == len(self.plan.stories) and self.server.all_final
 
-    def _start_process(self) -> None:
+    def _start_process(self, version: str) -> None:
         self._names += 1
-        AppProcess(self, f"p{self._names}")
+        AppProcess(self, f"p{self._names}", version)
 
     def replaced(self, process: AppProcess) -> Callable[[], None]:
         """Have *process* be dead, and another one come."""
@@ -285,7 +303,10 @@ class History:
         def replace() -> None:
             if not process.dead:
                 process.kill()
-                self.world.after(self.world.draw.randrange(2 * SECOND), self._start_process)
+                self.world.after(
+                    self.world.draw.randrange(2 * SECOND),
+                    lambda: self._start_process(process.version),
+                )
 
         return replace
 
@@ -302,7 +323,35 @@ class History:
     def _look(self) -> None:
         for symptom in self.server.symptoms():
             self.world.blame(f"D: {symptom}")
+        forgotten = {
+            each for process in self.world.processes for each in self._forgotten_by(process)
+        }
+        self._forgotten = Counter({each: self._forgotten[each] + 1 for each in forgotten})
+        for each, looks in self._forgotten.items():
+            if looks >= UNHEARD_FOR:
+                self.world.blame(f"F: forgotten: {each}")
         self.world.after(LOOK_EVERY_US, self._look)
+
+    def _forgotten_by(self, process: Process) -> Iterator[tuple[Any, ...]]:
+        """What the store takes a process to hold that lives and moves, and does not know of it; and
+        the steps of its runs that only their owner executes, and others have begun."""
+        if not isinstance(process, AppProcess) or process.opened is None or not process.is_open:
+            return
+        engine = process.opened.engine
+        hindered = process.frozen or process.cut_in or process.cut_out or engine._renewing
+        if hindered or engine.draining:
+            return
+        session = engine.session_id
+        held = self.server.held_by(session)
+        for run_id in held.runs:
+            loaded = self.server.loaded(run_id)
+            if run_id not in engine._live and run_id not in engine._coming:
+                yield session, run_id, loaded.run.turn
+            for step in loaded.steps:
+                if is_forsaken(step, loaded.run):
+                    yield session, run_id, step.key, step.attempt, step.worker
+        for run_id, key in held.jobs.difference(engine.jobs.held):
+            yield session, run_id, key
 
     # --- faults ---------------------------------------------------------------------------------
 
@@ -363,10 +412,10 @@ class History:
             known += ["reject", "cancel", "cancel"]
         return draw.choice(known)
 
-    def _starting(self, story: Story) -> Callable[[], None]:
+    def _starting(self, story: Story, *, pinned: bool) -> Callable[[], None]:
         async def start(app: App[Any]) -> None:
             given = [story.run_id, story.program]
-            await app.start_workflow("top", given, run_id=story.run_id, wait=False)
+            await app.start_workflow("top", given, run_id=story.run_id, wait=False, pinned=pinned)
             self.accepted.add(story.run_id)
             self.world.note("people", f"{story.run_id} is accepted")
 

@@ -24,7 +24,9 @@ from pikku._records import (
     Commit,
     CompleteStep,
     Examination,
+    HandRun,
     HistoryEntry,
+    Holdings,
     Job,
     LoadedRun,
     Op,
@@ -118,6 +120,8 @@ class Server(MemoryStore):
         for op, result in zip(call.ops, reply.results, strict=True):
             if result.code == "fenced" and type(op) in (Commit, CompleteStep):
                 self._world.counts["refused"] += 1
+            if type(op) is HandRun and result.code == "ok":
+                self._world.counts["handed over"] += 1
             if result.code == "error":
                 self._world.blame(f"{op} was answered with {result.error!r}")
         if self._world.trace is not None:
@@ -248,6 +252,18 @@ class Server(MemoryStore):
     def everything(self) -> list[LoadedRun]:
         """All runs, the oldest first."""
         return [loaded for run_id in self._runs if (loaded := self._load(run_id)) is not None]
+
+    def held_by(self, session: str) -> Holdings:
+        """What the session holds, here and now; nothing once its lease has run out."""
+        if not self.session_alive(session):
+            return Holdings(frozenset(), frozenset())
+        return _at_once(self.holdings(session))
+
+    def loaded(self, run_id: str) -> LoadedRun:
+        """A run that is there, here and now."""
+        loaded = self._load(run_id)
+        assert loaded is not None
+        return loaded
 
     def symptoms(self) -> list[str]:
         """What the doctor finds wrong, here and now: nothing is between two transitions."""
@@ -482,6 +498,9 @@ class Line:
 
     async def examine(self) -> Examination:
         return await self._ask(lambda: _at_once(self._server.examine()))
+
+    async def holdings(self, session: str) -> Holdings:
+        return await self._ask(lambda: _at_once(self._server.holdings(session)))
 
 
 def _at_once(coro: Coroutine[Any, Any, T]) -> T:

@@ -404,6 +404,62 @@ async def test_a_commit_is_found_out_about_when_the_server_ends_the_connection_a
     assert (await run_of(store, "mine")).turn == 1
 
 
+def fail_the_next_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the next transaction fail before it has begun."""
+    pipeline = psycopg.Connection.pipeline
+
+    def failing(connection: psycopg.Connection[Any]) -> Any:
+        monkeypatch.setattr(psycopg.Connection, "pipeline", pipeline)
+        raise psycopg.OperationalError("the connection is lost")
+
+    monkeypatch.setattr(psycopg.Connection, "pipeline", failing)
+
+
+async def test_what_a_lost_answer_said_is_kept_until_somebody_has_heard_it(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often a call fails after the commit was found out about: the store takes what was
+    claimed to be with a session that lives, so nobody else would see to it."""
+    store = await opened()
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("mine", claim=True), new_run("first"))
+    lose_the_next_answer(monkeypatch)
+    with pytest.raises(StoreUnavailableError):
+        await store.apply("s1", [], {INLINE_QUEUE: 1})
+    for _ in range(2):
+        fail_the_next_transaction(monkeypatch)
+        with pytest.raises(StoreUnavailableError):
+            await store.apply("s1", [], {INLINE_QUEUE: 1})
+    await must(await opened(), "s2", new_run("second"), CancelRun("mine", "enough"))
+    lose_the_next_answer(monkeypatch)
+    with pytest.raises(StoreUnavailableError):
+        await store.apply("s1", [], {INLINE_QUEUE: 1, MAIL: 1})
+    fail_the_next_transaction(monkeypatch)
+    with pytest.raises(StoreUnavailableError):
+        await store.apply("s1", [], {})
+    reply = await store.apply("s1", [], {INLINE_QUEUE: 1})
+    assert [each.run.run_id for each in reply.claimed] == ["first", "second"]
+    assert [word.what for word in reply.inbox] == ["cancel"]
+    again = await store.apply("s1", [], {INLINE_QUEUE: 1})
+    assert (list(again.claimed), list(again.inbox)) == ([], [])
+
+
+async def test_what_a_lost_answer_said_is_nothing_to_another_session(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened()
+    store.beat("s1", LEASE_US)
+    store.beat("s2", LEASE_US)
+    await must(store, "s1", new_run("r"))
+    lose_the_next_answer(monkeypatch)
+    with pytest.raises(StoreUnavailableError):
+        await store.apply("s1", [], {INLINE_QUEUE: 1})
+    fail_the_next_transaction(monkeypatch)
+    with pytest.raises(StoreUnavailableError):
+        await store.apply("s2", [], {})
+    assert (await store.apply("s2", [], {})).claimed == []
+
+
 async def test_while_the_server_is_busy_with_a_commit_nobody_guesses_what_becomes_of_it(
     opened: Open, postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -865,6 +865,59 @@ async def test_every_partition_is_reaped(redis_url: str, opened: Open) -> None:
     assert store.beat("s1", LEASE_US) is False
 
 
+@pytest.mark.parametrize("fails_in", [0, 1, 2])
+async def test_what_one_partition_grants_is_not_lost_when_another_one_fails(
+    redis_url: str, opened: Open, monkeypatch: pytest.MonkeyPatch, fails_in: int
+) -> None:
+    """It is granted to a session that lives: nobody else would see to it."""
+    store = await opened(redis_url, "partitions=3")
+    store.beat("s1", LEASE_US)
+    names = {f"r{number}" for number in range(9)}
+    await must(store, "s2", *(new_run(name, inline=False) for name in sorted(names)))
+    call, failed = store._transport.call, 0
+
+    async def failing(script: Any, tag: str, arguments: Any) -> Any:
+        nonlocal failed
+        if tag == f"{{pk:{fails_in}}}" and failed < 4:
+            failed += 1
+            raise transport.LostAnswerError("away")
+        return await call(script, tag, arguments)
+
+    monkeypatch.setattr(store._transport, "call", failing)
+    want = {ORCHESTRATOR_QUEUE: 30, MAIL: 1}
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError):
+            await store.apply("s1", [], want)
+    reply = await store.apply("s1", [], want)
+    assert sorted(each.run.run_id for each in reply.claimed) == sorted(names)
+    assert (await store.apply("s1", [], want)).claimed == []
+
+
+async def test_what_the_first_part_of_a_batch_brings_is_not_lost_with_the_second(
+    redis_url: str, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = await opened(redis_url)
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("mine", claim=True, inline=False))
+    await must(store, "s2", CancelRun("mine", "enough"))
+    call, calls = store._transport.call, 0
+
+    async def failing(script: Any, tag: str, arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in (2, 3):
+            raise transport.LostAnswerError("away")
+        return await call(script, tag, arguments)
+
+    monkeypatch.setattr(store._transport, "call", failing)
+    # The first is a call of its own.
+    ops: list[Op] = [new_run("new", inline=False), turn("mine", 1)]
+    with pytest.raises(StoreUnavailableError):
+        await store.apply("s1", ops, {MAIL: 1})
+    reply = await store.apply("s1", ops, {MAIL: 1})
+    assert [word.what for word in reply.inbox] == ["cancel"]
+
+
 async def test_a_child_lies_where_its_parent_does(redis_url: str, opened: Open) -> None:
     store = await opened(redis_url, "partitions=3")
     store.beat("s1", LEASE_US)

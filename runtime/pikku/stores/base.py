@@ -15,6 +15,7 @@ from pikku._records import (
     CreateRun,
     Examination,
     HistoryEntry,
+    Holdings,
     LoadedRun,
     Op,
     OpResult,
@@ -170,4 +171,8 @@ class Store(Protocol):
 
     async def examine(self) -> Examination:
         """Everything that could make a run move, in one consistent read: for the doctor."""
+        ...
+
+    async def holdings(self, session: str) -> Holdings:
+        """What *session* holds: for the process itself, which may not have heard of some of it."""
         ...

@@ -14,6 +14,7 @@ from pikku._records import (
     Delivery,
     Examination,
     HistoryEntry,
+    Holdings,
     Job,
     LoadedRun,
     Op,
@@ -178,6 +179,12 @@ class MemoryStore:
                     for armed in self._armed.values()
                     for timer in armed
                 ),
+            )
+
+    async def holdings(self, session: str) -> Holdings:
+        with self._lock:
+            return Holdings(
+                frozenset(self._owned.get(session, ())), frozenset(self._held.get(session, ()))
             )
 
     def _claim(self, queue: str, count: int) -> Iterable[LoadedRun]:

@@ -23,6 +23,7 @@ from pikku._records import (
     Delivery,
     Examination,
     HistoryEntry,
+    Holdings,
     Job,
     LoadedRun,
     Op,
@@ -155,6 +156,9 @@ class SealedStore:
 
     async def examine(self) -> Examination:
         return await self.inner.examine()
+
+    async def holdings(self, session: str) -> Holdings:
+        return await self.inner.holdings(session)
 
     # --- in -------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Literal, NamedTuple, Protocol, assert_never
 
+from pikku._diagnosis import is_forsaken
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
@@ -635,11 +636,14 @@ def requeue_run(work: Workspace, op: RequeueRun) -> OpResult:
         return SETTLED
     if run.owner is not None and not work.session_alive(run.owner):
         run.owner = None
+    open_steps = list(work.open_steps(run.run_id))
+    if run.owner is not None and any(is_forsaken(step, run) for step in open_steps):
+        run.owner = None  # whoever takes it up next executes what its owner does not
     if run.status == "running" and run.owner is None and not is_job(run):
         run.queued = True
         work.enqueue(queue_of(run), run.run_id)
     work.save_run(run)
-    for step in list(work.open_steps(run.run_id)):
+    for step in open_steps:
         away = step.queue is not None
         held = away and step.worker is not None and work.session_alive(step.worker)
         if held or (step.status == "running" and not away):

@@ -364,6 +364,9 @@ ON CONFLICT (session) DO UPDATE SET expires_us = excluded.expires_us
 SELECT session FROM {schema}.sessions WHERE expires_us < %s ORDER BY session
 FOR UPDATE SKIP LOCKED
 
+-- owned_by --
+SELECT run_id FROM {schema}.runs WHERE owner = %s
+
 -- jobs_of --
 SELECT run.run_id, step.key
 FROM {schema}.steps AS step JOIN {schema}.runs AS run ON run.number = step.run

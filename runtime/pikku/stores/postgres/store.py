@@ -22,6 +22,7 @@ from pikku._records import (
     Delivery,
     Examination,
     HistoryEntry,
+    Holdings,
     Job,
     LoadedRun,
     Op,
@@ -113,6 +114,7 @@ class PostgresStore:
         self._beat_lock = threading.Lock()
         self._known_sessions: set[str] = set()
         self._unknown: Unknown | None = None
+        self._unheard: Unknown | None = None
         # Begun anywhere: another store that speaks for the same session has other numbers.
         self._batches = itertools.count(1 + secrets.randbelow(2**62))
         # How many batches of each session were committed, as far as has come to be known.
@@ -194,13 +196,14 @@ class PostgresStore:
         want: Mapping[str, int],
     ) -> Reply:
         """Apply them, and again where others got in the way or the connection broke."""
-        unknown = self._unknown
-        earlier = self._resolve(connection)
-        if earlier is not None and unknown is not None:
-            if unknown.ops is ops:
-                return earlier
-            if unknown.session != session:
-                earlier = None  # what a session that is over has claimed is taken from it
+        self._resolve(connection)
+        unheard = self._unheard
+        if unheard is not None and unheard.session != session:
+            # What a session that is over has claimed is taken from it.
+            self._unheard = unheard = None
+        if unheard is not None and unheard.ops is ops:
+            self._unheard = None
+            return unheard.reply
         trusting = True
         for left in range(TRIES, 0, -1):
             try:
@@ -213,7 +216,8 @@ class PostgresStore:
                 if left == 1:
                     raise
             else:
-                return reply if earlier is None else _joined(earlier, reply)
+                self._unheard = None
+                return reply if unheard is None else _joined(unheard.reply, reply)
         raise StoreUnavailableError(f"{self.address}: others changed the same runs {TRIES} times")
 
     def _apply(
@@ -316,15 +320,16 @@ class PostgresStore:
         if queues or work.told:
             self._words.say(connection, queues, work.told)
 
-    def _resolve(self, connection: Connection[Row]) -> Reply | None:
-        """What the commit has told that was never answered, if it was made.
+    def _resolve(self, connection: Connection[Row]) -> None:
+        """Find out about a commit that was never answered; what it has told, if it was made, is
+        kept until somebody has heard it, however often a call fails before that.
 
         Raises:
             StoreUnavailableError: the server does not know yet.
         """
         unknown = self._unknown
         if unknown is None:
-            return None
+            return
         now_us = None if self._given_clock is None else self._given_clock.now_us()
         try:
             with connection.transaction():
@@ -337,7 +342,12 @@ class PostgresStore:
                 f"{self.address} is still busy with a commit whose answer was lost"
             ) from error
         self._unknown = None
-        return unknown.reply if last == (unknown.batch,) else None
+        if last != (unknown.batch,):
+            return
+        before = self._unheard
+        if before is not None and before.session == unknown.session:
+            unknown = unknown._replace(reply=_joined(before.reply, unknown.reply))
+        self._unheard = unknown
 
     async def start_in_transaction(self, connection: object, op: CreateRun, /) -> OpResult:
         now_us = None if self._given_clock is None else self._given_clock.now_us()
@@ -457,6 +467,14 @@ class PostgresStore:
                     frozenset(connection.execute(self._queries["all_jobs"]).fetchall()),
                     frozenset(connection.execute(self._queries["all_timers"]).fetchall()),
                 )
+
+        return await self._read(read)
+
+    async def holdings(self, session: str) -> Holdings:
+        def read(connection: Connection[Row]) -> Holdings:
+            runs = connection.execute(self._queries["owned_by"], (session,)).fetchall()
+            jobs = connection.execute(self._queries["jobs_of"], (session, None)).fetchall()
+            return Holdings(frozenset(run_id for (run_id,) in runs), frozenset(jobs))
 
         return await self._read(read)
 

@@ -19,6 +19,7 @@ from pikku._records import (
     Delivery,
     Examination,
     HistoryEntry,
+    Holdings,
     Job,
     LoadedRun,
     Op,
@@ -82,15 +83,19 @@ class ServerClock(SystemClock):
 
 class Talk:
     """What a session has said to a partition, and heard: calls are numbered, so that an answer that
-    was lost can be asked for, and mail is kept until the next call says that it has arrived."""
+    was lost can be asked for, and mail is kept until the next call says that it has arrived. What
+    was heard is kept until a whole batch is answered: of its calls, one may fail after others."""
 
-    __slots__ = ("answered", "call_number", "lost", "mail_read")
+    __slots__ = ("answered", "call_number", "claimed", "inbox", "jobs", "lost", "mail_read")
 
     def __init__(self) -> None:
         self.answered = 0
         self.call_number = 0
         self.lost: int | None = None
         self.mail_read: tuple[int, int] | None = None
+        self.claimed: list[LoadedRun] = []
+        self.inbox: list[Delivery] = []
+        self.jobs: list[Job] = []
 
 
 class Partition:
@@ -217,8 +222,18 @@ class RedisStore:
 
     async def apply(self, session: str, ops: Sequence[Op], want: Mapping[str, int], /) -> Reply:
         if len(self._partitions) == 1:
-            return await self._apply(self._partitions[0], session, ops, want)
-        return await self._apply_everywhere(session, ops, want)
+            reply = await self._apply(self._partitions[0], session, ops, want)
+        else:
+            reply = await self._apply_everywhere(session, ops, want)
+        talks = [partition.talk(session) for partition in self._partitions]
+        reply = reply._replace(
+            claimed=[each for talk in talks for each in talk.claimed],
+            inbox=[each for talk in talks for each in talk.inbox],
+            jobs=[each for talk in talks for each in talk.jobs],
+        )
+        for talk in talks:
+            talk.claimed, talk.inbox, talk.jobs = [], [], []
+        return reply
 
     async def _apply_everywhere(
         self, session: str, ops: Sequence[Op], want: Mapping[str, int]
@@ -240,12 +255,18 @@ class RedisStore:
             }
             for i in range(count)
         ]
-        replies = await asyncio.gather(
+        answers = await asyncio.gather(
             *(
                 self._apply(partition, session, [op for _, op in part], share)
                 for partition, part, share in zip(self._partitions, parts, shares, strict=True)
-            )
+            ),
+            return_exceptions=True,
         )
+        replies: list[Reply] = []
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            replies.append(answer)
         results: list[OpResult] = [OpResult("ok")] * len(ops)
         for part, reply in zip(parts, replies, strict=True):
             for (place, _), result in zip(part, reply.results, strict=True):
@@ -255,12 +276,9 @@ class RedisStore:
         asked = len(told) == count
         return Reply(
             results,
-            [each for reply in replies for each in reply.claimed],
-            [each for reply in replies for each in reply.inbox],
-            (min(dues) if dues else None) if asked else min(dues, default=NOT_ASKED),
-            all(reply.session_alive for reply in replies),
-            [each for reply in replies for each in reply.jobs],
-            list(dict.fromkeys(each for reply in replies for each in reply.more)),
+            next_due_us=(min(dues) if dues else None) if asked else min(dues, default=NOT_ASKED),
+            session_alive=all(reply.session_alive for reply in replies),
+            more=list(dict.fromkeys(each for reply in replies for each in reply.more)),
         )
 
     def _place(self, run_id: str) -> int:
@@ -276,14 +294,8 @@ class RedisStore:
             await self._apply_part(partition, session, part, want if part is parts[-1] else {})
             for part in parts
         ]
-        return Reply(
-            [result for reply in replies for result in reply.results],
-            [each for reply in replies for each in reply.claimed],
-            [each for reply in replies for each in reply.inbox],
-            replies[-1].next_due_us,
-            replies[-1].session_alive,
-            [each for reply in replies for each in reply.jobs],
-            replies[-1].more,
+        return replies[-1]._replace(
+            results=[result for reply in replies for result in reply.results]
         )
 
     async def _apply_part(
@@ -303,19 +315,14 @@ class RedisStore:
         went_on = await self._call(partition, session, rest, want)
         of_starts, of_rest = iter(begun.results), iter(went_on.results)
         due = went_on.next_due_us if went_on.next_due_us != NOT_ASKED else begun.next_due_us
-        return Reply(
-            [next(of_starts if _begins(op) else of_rest) for op in ops],
-            [*begun.claimed, *went_on.claimed],
-            [*begun.inbox, *went_on.inbox],
-            due,
-            went_on.session_alive,
-            [*begun.jobs, *went_on.jobs],
-            went_on.more,
+        return went_on._replace(
+            results=[next(of_starts if _begins(op) else of_rest) for op in ops], next_due_us=due
         )
 
     async def _call(
         self, partition: Partition, session: str, ops: Sequence[Op], want: Mapping[str, int]
     ) -> Reply:
+        """One call. What it brings besides the results of *ops* is left in the session's talk."""
         talk = partition.talk(session)
         starts = bool(ops) and _begins(ops[0])
         script = self._scripts.start if starts else self._scripts.work
@@ -352,14 +359,14 @@ class RedisStore:
         talk.answered = answered
         talk.lost = None
         talk.mail_read = (talk.call_number, len(inbox)) if inbox else None
+        talk.claimed += [run for each in claimed if (run := self._claimed(each)) is not None]
+        talk.inbox += [said for word in inbox if (said := self._word(word)) is not None]
+        talk.jobs += [job for each in jobs if (job := self._job(each)) is not None]
         return Reply(
             [self._result(answer, op) for answer, op in zip(results, ops, strict=True)],
-            [run for each in claimed if (run := self._claimed(each)) is not None],
-            [said for word in inbox if (said := self._word(word)) is not None],
-            NOT_ASKED if next_due == b"-1" else int(next_due) if next_due else None,
-            bool(alive),
-            [job for each in jobs if (job := self._job(each)) is not None],
-            [each.decode() for each in more],
+            next_due_us=NOT_ASKED if next_due == b"-1" else int(next_due) if next_due else None,
+            session_alive=bool(alive),
+            more=[each.decode() for each in more],
         )
 
     def _arguments(
@@ -610,6 +617,19 @@ class RedisStore:
             frozenset(timers),
             dict(self._unreadable),
         )
+
+    async def holdings(self, session: str) -> Holdings:
+        runs: set[str] = set()
+        jobs: set[tuple[str, str]] = set()
+        for partition in self._partitions:
+            (held,) = await self._transport.commands(("HKEYS", f"{partition.tag}:own:{session}"))
+            for entry in held:
+                if entry[:1] == b"r":
+                    runs.add(entry[1:].decode())
+                elif entry[:1] == b"j":
+                    end = 3 + int.from_bytes(entry[1:3], "little")
+                    jobs.add((entry[3:end].decode(), entry[end:].decode()))
+        return Holdings(frozenset(runs), frozenset(jobs))
 
 
 def _limited(count: int, limits: QueueLimits) -> str:

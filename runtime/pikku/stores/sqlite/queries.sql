@@ -91,6 +91,9 @@ DELETE FROM holds WHERE session = ?
 -- holders --
 SELECT session FROM holds WHERE name = ?
 
+-- owned_by --
+SELECT run_id FROM runs WHERE owner = ?
+
 -- jobs_of --
 SELECT runs.run_id, steps.key FROM steps JOIN runs ON runs.number = steps.run
 WHERE steps.worker = ? AND steps.queue IS NOT NULL AND steps.finished_us IS NULL LIMIT ?

@@ -16,6 +16,7 @@ from pikku._clock import Clock, SystemClock
 from pikku._records import (
     Examination,
     HistoryEntry,
+    Holdings,
     Job,
     LoadedRun,
     Op,
@@ -342,6 +343,14 @@ class SqliteStore:
                 )
             finally:
                 connection.execute("COMMIT")
+
+        return await self._read(read)
+
+    async def holdings(self, session: str) -> Holdings:
+        def read(connection: sqlite3.Connection) -> Holdings:
+            runs = connection.execute(QUERIES["owned_by"], (session,)).fetchall()
+            jobs = connection.execute(QUERIES["jobs_of"], (session, -1)).fetchall()
+            return Holdings(frozenset(run_id for (run_id,) in runs), frozenset(jobs))
 
         return await self._read(read)
 

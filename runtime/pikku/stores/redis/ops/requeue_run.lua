@@ -1,9 +1,27 @@
 -- requeue_run: an unfinished run gets the next actions that its records call for. run,
 -- retention
+
+-- Whether the run's owner would have to execute a step that somebody else was about to, and has
+-- made a turn without it.
+local function forsaken(f, steps)
+  if f.turned_by ~= f.owner then
+    return false
+  end
+  for _, found in ipairs(steps) do
+    local s = found[2]
+    if s.status == RUNNING and s.queue == '' and s.flags < CALLED_OFF and s.worker ~= f.owner
+      and not WAITS[s.kind] and s.kind ~= CHILD and s.kind ~= SUSPEND and not is_past(f, s) then
+      return true
+    end
+  end
+  return false
+end
+
 ops.requeue_run = function(a)
   local run = a[1]
   retention = tonumber(a[2])
-  local f = load_run(run, 'status', 'owner', 'queued', 'inline', 'cancel_us', 'workflow')
+  local f = load_run(run, 'status', 'owner', 'queued', 'inline', 'cancel_us', 'cancel_delivery',
+    'workflow', 'turned_by')
   if not f then
     return NOT_FOUND
   end
@@ -14,13 +32,18 @@ ops.requeue_run = function(a)
     disown_run(f.owner, run)
     f.owner = ''
   end
+  local steps = open_steps(run)
+  if f.owner ~= '' and forsaken(f, steps) then
+    disown_run(f.owner, run)
+    f.owner = '' -- whoever takes it up next executes what its owner does not
+  end
   if f.status == 'running' and f.owner == '' and not is_job(f.workflow) then
     call('HSET', run_key(run), 'owner', '', 'queued', 1)
     push_run(run, f.inline)
   else
     call('HSET', run_key(run), 'owner', f.owner)
   end
-  for _, found in ipairs(open_steps(run)) do
+  for _, found in ipairs(steps) do
     local step_key, s = found[1], found[2]
     local away = s.queue ~= '' or s.flags >= CALLED_OFF
     local ended = f.cancel_us and s.created <= tonumber(f.cancel_us)
