@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from pikku._records import RunRecord, RunStatus
     from pikku._replay import Replay
     from pikku._schedules import Schedules
+    from pikku._telemetry import Observer
     from pikku._ticks import ScheduleInfo
     from pikku.stores.base import Store
 
@@ -231,6 +232,7 @@ class App(Generic[S_co]):
         self._settings = dict(settings or {})
         self._project = project
         self._open: OpenApp | None = None
+        self._observers: list[Observer] = []
 
     def __repr__(self) -> str:
         return f"<App {self.package}>"
@@ -318,11 +320,14 @@ class App(Generic[S_co]):
                 hint="open it once in a process, such as in the server's lifespan",
             )
         from pikku._engine import Engine
+        from pikku._redaction import redact
+        from pikku._telemetry import observer_of
         from pikku.stores import make_store
 
         self.register()
         project = project_folder(self.package, self._project)
         config, origins = effective(self._settings, overrides, project)
+        redact(config.redact)
         closing = AsyncExitStack()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(closing.aclose)
@@ -353,6 +358,7 @@ class App(Generic[S_co]):
                 work=work,
                 retention=config.retention,
                 on_quiet=on_quiet,
+                observer=observer_of(self._observers),
             )
             opened.engine.make_pool = partial(_process_pool, opened, self.package)
             closing.push_async_callback(opened.engine.close)
@@ -1112,10 +1118,14 @@ class Contexts:
         if opened is not None:
             clock = opened.engine.clock
             limit = opened.engine.options.max_payload_bytes
+        extra = {"run_id": run.run_id, "workflow": run.workflow}
+        if opened is not None and run.traceparent is not None and opened.engine.observer.active:
+            # Its loop is no place for a current span; the trace is the one it was started in.
+            extra["trace_id"] = run.traceparent.split("-")[1]
         made = app._workflow_context(
             None if opened is None else opened.services,
             app._rpc_refs(),
-            self._logger({"run_id": run.run_id, "workflow": run.workflow}, replay),
+            self._logger(extra, replay),
             run.run_id,
             app._wire(
                 self._recorder(app.registry, clock, replay, limit, run.depth, run.started_by)

@@ -61,7 +61,7 @@ class JobOptions(NamedTuple):
 
     wait_us: int | None
     lane: str
-    text: str | None
+    text: str
     dedupe_id: str | None
 
 
@@ -83,6 +83,11 @@ class JobControl:
         self._engine = opened.engine
         self._registry = opened.registry
         self._store = opened.engine.store
+
+    @property
+    def _traceparent(self) -> str | None:
+        """The trace that whoever adds a job is in."""
+        return self._engine.observer.traceparent
 
     # --- adding ---------------------------------------------------------------------------------
 
@@ -112,7 +117,7 @@ class JobControl:
         return JobOptions(
             None if delay is None else duration_us(delay) or None,
             lane_of(place),
-            job_text(wired.func, policy, keep=keep_result),
+            job_text(wired.func, policy, keep=keep_result, traceparent=self._traceparent),
             None if dedupe_id is None else _dedupe_id(dedupe_id, where),
         )
 
@@ -172,7 +177,12 @@ class JobControl:
             )
         limit = duration_us(timeout)
         queue = func.queue or DEFAULT_QUEUE
-        options = JobOptions(None, queue, job_text(func, func.policy, keep=False), None)
+        options = JobOptions(
+            None,
+            queue,
+            job_text(func, func.policy, keep=False, traceparent=self._traceparent),
+            None,
+        )
         job_id = await self._create(func, text, options)
         try:
             return await self.result(queue, job_id, limit, func=func)

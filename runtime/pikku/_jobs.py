@@ -23,6 +23,7 @@ from pikku._records import (
     StepRecord,
 )
 from pikku._retry import Backoff, StepPolicy
+from pikku._telemetry import NOBODY, Observer
 
 if TYPE_CHECKING:
     from pikku._replay import Ask
@@ -33,7 +34,7 @@ log = logging.getLogger("pikku")
 UNKNOWN_HERE_US = 1_000_000
 
 
-def pack_job(ask: Ask) -> str | None:
+def pack_job(ask: Ask, traceparent: str | None = None) -> str | None:
     """What a worker must know of a step besides its record; None where the record says it all."""
     plan: Plan = ask.plan
     said: dict[str, Any] = {}
@@ -45,10 +46,18 @@ def pack_job(ask: Ask) -> str | None:
         said["data"] = plan.data
     if ask.kind == "on_error":
         said["where"] = plan.where
+    if traceparent is not None:
+        said["traceparent"] = traceparent
     return json.dumps(said, ensure_ascii=False) if said else None
 
 
-def job_text(func: Func[Any, Any], policy: StepPolicy, *, keep: bool) -> str | None:
+def job_text(
+    func: Func[Any, Any],
+    policy: StepPolicy,
+    *,
+    keep: bool,
+    traceparent: str | None = None,
+) -> str:
     """What a worker must know of a job besides its record.
 
     Args:
@@ -60,6 +69,8 @@ def job_text(func: Func[Any, Any], policy: StepPolicy, *, keep: bool) -> str | N
         said["policy"] = _packed_policy(policy)
     if keep:
         said["keep"] = True
+    if traceparent is not None:
+        said["traceparent"] = traceparent
     return json.dumps(said, ensure_ascii=False)
 
 
@@ -89,16 +100,28 @@ class ClaimedJob:
         "forget",
         "lost",
         "plan",
+        "queue",
         "report",
         "requested",
         "run_id",
+        "traceparent",
         "workflow",
     )
 
-    def __init__(self, job: Job, plan: Plan, name: str, *, forget: bool) -> None:
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        name: str,
+        traceparent: str | None = None,
+        *,
+        forget: bool,
+    ) -> None:
         step = job.step
         self.run_id = job.run_id
         self.workflow = job.workflow
+        self.queue = step.queue
+        self.traceparent = traceparent
         self.ask = Ticket(step.key, name, step.kind)
         self.plan = plan
         self.attempt = step.attempt
@@ -109,6 +132,16 @@ class ClaimedJob:
         self.requested = False  # asked to stop, by a timeout or a cancel
         self.called_off = False  # the run was cancelled: no further attempt
         self.report: Callable[[float, str], None] = to_nobody
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a log record says of it."""
+        return {
+            "run_id": self.run_id,
+            "workflow": self.workflow,
+            "step": self.ask.name,
+            "attempt": self.attempt,
+        }
 
 
 def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str, bool]:
@@ -145,6 +178,7 @@ class Jobs:
         begin: begins the body of an attempt.
         on_execute, on_recorded: told of (key, name) when a body begins, and when it is recorded.
         clock: seconds, as the host's loop counts them.
+        observer: told of what is tried again, and of what is refused.
     """
 
     def __init__(
@@ -157,8 +191,10 @@ class Jobs:
         on_execute: Callable[[str, str], None],
         on_recorded: Callable[[str, str], None],
         clock: Callable[[], float],
+        observer: Observer = NOBODY,
     ) -> None:
         self._registry = registry
+        self._observer = observer
         self._bodies = bodies
         self._submit = submit
         self._begin = begin
@@ -208,13 +244,20 @@ class Jobs:
         try:
             plan, name, forget = plan_of(step, self._registry)
         except Exception as error:
-            log.error("step %r of run %s cannot be executed here: %s", step.key, job.run_id, error)
+            log.error(
+                "step %r of run %s cannot be executed here: %s",
+                *(step.key, job.run_id, error),
+                extra={"run_id": job.run_id, "workflow": job.workflow, "step": step.key},
+            )
             self._submit(
                 ReleaseStep(job.run_id, step.key, step.attempt, UNKNOWN_HERE_US),
                 lambda result: None,
             )
             return None
-        return ClaimedJob(job, plan, name, forget=forget)
+        traceparent = None
+        if self._observer.active and step.job:
+            traceparent = json.loads(step.job).get("traceparent")
+        return ClaimedJob(job, plan, name, traceparent, forget=forget)
 
     def next_alone(self) -> None:
         """Let the first that must be alone begin, once it would be, or has waited long."""
@@ -258,6 +301,8 @@ class Jobs:
             retry_us = end.after_us
             if retry_us is None:
                 retry_us = policy.delay_us(job.failures + 1)
+            if job.plan.func is not None:
+                self._observer.retrying(job.plan.func.name)
         self._submit(
             CompleteStep(
                 job.run_id,
@@ -279,10 +324,19 @@ class Jobs:
             if last:
                 self._on_recorded(key, job.ask.name)
         elif result.code == "error":
-            log.error("step %r of run %s cannot be recorded: %s", key, job.run_id, result.error)
+            log.error(
+                "step %r of run %s cannot be recorded: %s",
+                *(key, job.run_id, result.error),
+                extra=job.fields,
+            )
             self._give_back(job, result)
         else:
-            log.warning("step %r of run %s: a late outcome was refused", key, job.run_id)
+            self._observer.refused()
+            log.warning(
+                "step %r of run %s: a late outcome was refused",
+                *(key, job.run_id),
+                extra=job.fields,
+            )
 
     def _forget(self, job: ClaimedJob) -> None:
         place = (job.run_id, job.ask.key)

@@ -45,6 +45,7 @@ ROWS: list[tuple[str, ...]] = [
     ("pikku._history", "pikku._diagnosis", "pikku._waits"),
     ("pikku._run",),
     ("pikku._processes",),
+    ("pikku._tracing", "pikku._metrics", "pikku._narration"),
     ("pikku._settings", "pikku._logging", "pikku._contexts"),
     ("pikku._workflow",),
     ("pikku._saga", "pikku._fan_out"),
@@ -68,6 +69,7 @@ ROWS: list[tuple[str, ...]] = [
     ("pikku._clock", "pikku._cron", "pikku._ids", "pikku._durations"),
     ("pikku._records",),
     ("pikku._error_info",),
+    ("pikku._telemetry", "pikku._redaction"),
     ("pikku._payloads",),
     ("pikku.errors",),
 ]
@@ -84,6 +86,8 @@ LIBRARIES = {
     "starlette": ("pikku._http",),
     "sse_starlette": ("pikku._http",),
     "uvicorn": ("pikku._http",),
+    "opentelemetry": ("pikku._tracing",),
+    "prometheus_client": ("pikku._metrics",),
     "click": ("pikku.cli", "pikku._commands", "pikku_gen.cli"),
     "rich": ("pikku.cli", "pikku._commands", "pikku_gen.cli"),
 }

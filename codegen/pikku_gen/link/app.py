@@ -91,6 +91,8 @@ def link(
             for key, value in (
                 ("queue_service", settings.queue_service),
                 ("retention", settings.retention),
+                ("log_format", settings.log_format),
+                ("redact", settings.redact),
                 ("store", settings.store),
             )
             if value is not None
