@@ -156,7 +156,10 @@ class JobControl:
             JOB_KEY, 0, "job", func.name, "scheduled", 1, 0, 0, "", text, None, None,
             options.wait_us, None, False, options.lane, options.text,
         )  # fmt: skip
-        op = CreateRun(job_id, JOB_RUNS + queue, "null", "", False, False, (), None, None, job=step)
+        op = CreateRun(
+            job_id, JOB_RUNS + queue, "null", "", False, False, (), None, None,
+            traceparent=self._traceparent, job=step,
+        )  # fmt: skip
         result = await self._engine.ask(op)
         if result.code == "ok":
             self._engine.results.forget(job_id)  # of one that had the same id
