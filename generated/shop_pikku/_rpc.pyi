@@ -73,7 +73,8 @@ class Rpc:
     place_order: BoundRpc[Purchase, None]
     """shop.purchases:place_order
 
-    Order at the supplier.
+    Order at the supplier, and leave the receipt to the mail queue: one, however often this is
+    tried.
     """
     quote: BoundRpc[list[Line], Decimal]
     """shop.functions:quote
@@ -194,7 +195,8 @@ class RpcNames:
     place_order: RpcRef[Purchase, None]
     """shop.purchases:place_order
 
-    Order at the supplier.
+    Order at the supplier, and leave the receipt to the mail queue: one, however often this is
+    tried.
     """
     quote: RpcRef[list[Line], Decimal]
     """shop.functions:quote
