@@ -18,7 +18,7 @@ def test_a_schema_is_migrated_by_command_once(desk: Desk, postgres_url: str) -> 
     started = desk.pikku("--store", at, "runs", "start", "nap", "--input", '"1h"', "--id", "r1")
 
     assert refused.returncode == 2
-    assert "has no schema yet, and version 1 is needed" in refused.stderr
+    assert "has no schema yet, and version 2 is needed" in refused.stderr
     assert "help: pikku db migrate" in refused.stderr
     assert (first.returncode, first.stdout) == (0, "")
     assert first.stderr.endswith(" is at version 1 of its schema now\n")
