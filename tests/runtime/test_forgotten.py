@@ -251,7 +251,7 @@ class Deaf(StoreProxy):
 async def test_a_run_that_has_missed_a_word_is_replayed(
     toy: Toy, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pikku._engine, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(pikku._engine, "AUDIT_AGAIN_SECONDS", 0.01)
     waiting(toy)
     async with World(store_url).proxied(toy, Deaf) as lab:
         run = await toy.start("main", run_id="r", wait=False)
