@@ -205,6 +205,7 @@ class Engine:
             on_execute=self._tell_execute,
             on_recorded=self._tell_recorded,
             clock=self.loop.time,
+            later=self.loop.call_later,
         )
 
     # --- life -----------------------------------------------------------------------------------
@@ -1086,7 +1087,9 @@ class Engine:
                 return {}
             loaded = await self.store.load_steps(live.run_id)
             waits = self._idle.get(live.run_id) is live and not live.moving
-            if waits and loaded is not None and live.strays_from(loaded):
+            if not waits or loaded is None or loaded.run.owner != session:
+                continue  # it moves, or is somebody else's: the next answer says so
+            if live.strays_from(loaded):
                 found[live] = live.stands
         return {} if self._is_over(session) else found
 
