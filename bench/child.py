@@ -27,6 +27,7 @@ HOMES = {
     "remote": "bench.workloads_redis",
     "postgres": "bench.workloads_postgres",
     "sqlite": "bench.workloads_postgres",
+    "schedules": "bench.workloads_schedules",
 }
 
 

@@ -94,6 +94,7 @@ CELLS = (
     ),
     Cell("flaky-memory", "20 flaky steps, memory", "step"),
     Cell("flaky-process", "20 flaky steps, SQLite process", "step"),
+    Cell("schedules-process", "10,000 schedules due together, SQLite process", "tick"),
     Cell("replay", "cold replay of 3,000 steps, SQLite", "recorded step"),
     Cell(
         "pile-memory",
@@ -271,6 +272,16 @@ FAMILIES = (
     Family(
         (_flaky("memory", 300), _flaky("process", 100)),
         (typescript("W5", ("flaky-memory",)), dbos("w5", {"W5": ("flaky-process",)})),
+    ),
+    Family(
+        (
+            OwnRun(
+                "schedules_sqlite",
+                ("schedules-process",),
+                {"schedules": 10_000, "minutes": 1},
+                quick={"schedules": 1000, "minutes": 0},
+            ),
+        ),
     ),
     Family((OwnRun("replay", ("replay",)),)),
     Family((OwnRun("pile", ("pile-memory",), {"runs": 5500}, quick={"runs": 2000}),)),

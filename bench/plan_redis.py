@@ -101,6 +101,7 @@ REDIS_CELLS = (
         (Goal(at_most=0.25), Goal("times_fan", at_most=4.5)),
     ),
     Cell("redis-sleepers", "10,000 sleepers due together", "run"),
+    Cell("redis-schedules", "10,000 schedules due together", "tick"),
     Cell(
         "redis-flaky",
         "20 flaky steps",
@@ -207,6 +208,16 @@ REDIS_FAMILIES = (
             ),
         ),
         (typescript_on_redis("W7", ("redis-sleepers",)),),
+    ),
+    Family(
+        (
+            OwnRun(
+                "schedules_redis",
+                ("redis-schedules",),
+                {"schedules": 10_000, "minutes": 1},
+                quick={"schedules": 1000, "minutes": 0},
+            ),
+        ),
     ),
     Family(
         (_flaky("redis-flaky", remote=False), _flaky("redis-flaky-remote", remote=True)),

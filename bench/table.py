@@ -46,7 +46,10 @@ _ALSO = {
     "p50_ms": "p50 {:.2f} ms",
     "p99_ms": "p99 {:.2f} ms",
     "fired_p99_ms": "timers fired p99 {:.0f} ms",
+    "tick_p50_ms": "late p50 {:.0f} ms",
+    "tick_p99_ms": "late p99 {:.0f} ms",
     "late_p99_ms": "next step p99 {:.0f} ms",
+    "opened_s": "opened in {:.1f} s",
     "server_kb_run": "{:.1f} KB/run in the server",
 }
 _BOUND = {

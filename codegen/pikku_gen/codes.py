@@ -91,7 +91,8 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         " given by position or unpacked from a dictionary hide what is declared.",
         "charge = pikku_func(_charge)\nwire_workflow(**options)",
         "Use `@pikku_func`, `@pikku_func(name=…)`, `wire_workflow(name=…, func=…)`,"
-        " `wire_signal(name=…, payload=…)`.",
+        " `wire_signal(name=…, payload=…)`, `wire_queue_worker(queue=…, func=…)`,"
+        " `wire_scheduler(name=…, schedule=…, func=…)`.",
     ),
     Entry(
         "PKG201",
@@ -168,7 +169,7 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "unknown option",
         "{0}",
         "see the options in the signature of the decorator",
-        "A decorator, wire_workflow or wire_signal was given a keyword that it does not have.",
+        "A decorator or a call such as wire_workflow was given a keyword that it does not have.",
         "@pikku_func(retrys=3)\nasync def pay(ctx: Context) -> None: ...",
         "Use the name the hint shows.",
     ),
@@ -186,9 +187,10 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "PKG210",
         "unknown name",
         "{0}",
-        "declare it with @pikku_func, wire_workflow or wire_signal, or correct the name",
-        "A string or an attribute names an RPC, a workflow or a signal that the project does not"
-        " declare.",
+        "declare it with @pikku_func, wire_workflow, wire_signal or wire_queue_worker, or correct"
+        " the name",
+        "A string or an attribute names an RPC, a workflow, a signal or a queue that the project"
+        " does not declare.",
         'await ctx.workflow.do("Send welcome email", "send_mail", data)',
         "Use the name the hint shows.",
     ),
@@ -298,6 +300,82 @@ ENTRIES: Final[tuple[Entry, ...]] = (
         "@pikku_func\nasync def order(ctx: Context) -> None: ...\n\n"
         'wire_workflow(name="order", func=order_workflow)',
         "Rename one of them.",
+    ),
+    Entry(
+        "PKG221",
+        "queue with two functions",
+        "the queue `{0}` has a function already",
+        "give each queue one function",
+        "Two calls of wire_queue_worker use one queue, so a job could be for either function.",
+        'wire_queue_worker(queue="mail", func=send_email)\n'
+        'wire_queue_worker(queue="mail", func=charge)',
+        "Give one of them a queue of its own.",
+    ),
+    Entry(
+        "PKG222",
+        "duplicate schedule name",
+        "the schedule name `{0}` is taken",
+        "give each schedule a name of its own",
+        "Two calls of wire_scheduler use one name. What is due is found, paused and resumed by its"
+        " name, so each schedule needs one.",
+        'wire_scheduler(name="nightly", schedule="0 3 * * *", func=report)\n'
+        'wire_scheduler(name="nightly", schedule="0 4 * * *", func=report)',
+        "Rename one of them.",
+    ),
+    Entry(
+        "PKG223",
+        "wire to something that is no function",
+        "`{0}` is not a function of this project",
+        "wire a function under @pikku_func",
+        "The `func` of wire_queue_worker does not lead to a function under @pikku_func of this"
+        " project, or that of wire_scheduler neither to one nor to a workflow.",
+        'wire_queue_worker(queue="orders", func=order_workflow)  # a workflow',
+        "Name a function under @pikku_func. One that starts the workflow does for a queue:"
+        ' `await ctx.rpc.start_workflow("order")`.',
+    ),
+    Entry(
+        "PKG224",
+        "input that no schedule can give",
+        "`{0}` takes another input than a datetime",
+        "let it take nothing, or the time at which it was due: a datetime",
+        "What is due by the clock is called without an input, or with the time for which it was"
+        " due. There is nobody to give it anything else.",
+        'wire_scheduler(name="nightly", schedule="0 3 * * *", func=charge)',
+        "Take `(ctx: Context)` or `(ctx: Context, due: datetime)`, and find out the rest in the"
+        " function.",
+    ),
+    Entry(
+        "PKG225",
+        "bad schedule",
+        "{0}",
+        "write minute, hour, day of the month, month and day of the week: `0 3 * * *`",
+        "The schedule is no cron expression of five fields, nor one of `@hourly`, `@daily`,"
+        " `@midnight`, `@weekly`, `@monthly`, `@yearly` and `@annually`; or it is one that is"
+        " never due.",
+        'wire_scheduler(name="nightly", schedule="0 25 * * *", func=report)',
+        'Correct the field that is named: `schedule="0 3 * * *"` is due at three every night.',
+    ),
+    Entry(
+        "PKG226",
+        "unknown time zone",
+        "there is no time zone `{0}`",
+        "name one of the time zone database, such as `Europe/Berlin`",
+        "The hours of a schedule are told in its time zone, and the time zone database of this"
+        " system has none of that name.",
+        'wire_scheduler(name="nightly", schedule="0 3 * * *", timezone="Berlin", func=report)',
+        '`timezone="Europe/Berlin"`; without `timezone` the hours are those of UTC.',
+    ),
+    Entry(
+        "PKG227",
+        "name that cannot be used",
+        "{0}",
+        "choose another name, without `schedule:` or `queue:` in front",
+        "Workflows whose names begin with `schedule:` or `queue:` are pikku's own, and so are the"
+        " queues `orchestrator` and `inline`. The name of a queue is 1 to 64 of the characters"
+        " A-Z a-z 0-9 _ . -.",
+        'wire_workflow(name="schedule:order", func=order_workflow)\n'
+        'wire_queue_worker(queue="outgoing mail", func=send_email)',
+        "Choose another name.",
     ),
     Entry(
         "PKG301",

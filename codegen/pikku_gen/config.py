@@ -19,7 +19,11 @@ Level = Severity | Literal["off"]
 
 PYPROJECT: Final = "pyproject.toml"
 _TEXTS: Final = ("root", "output", "package", "services", "store", "queue_service", "authorize")
-_KNOWN: Final = (*_TEXTS, "source", "string_names", "client_types", "queues", "lint", "retention")
+_KNOWN: Final = (
+    *_TEXTS,
+    *("source", "string_names", "client_types", "queues", "lint", "retention"),
+    *("log_format", "redact"),
+)
 _LEVELS: Final = ("error", "warning", "note", "off")
 _ENDS: Final = ("completed", "failed", "cancelled")
 _DURATION: Final = re.compile(r"([0-9]+(ms|s|min|h|d|w))+|P[0-9YMWDTHS.]+")
@@ -30,6 +34,7 @@ _VALUE: Final = re.compile(r"""\"[^"]*"|'[^']*'|\[.*\]|\{.*\}|[^#\s]+""")
 _CHOICES: Final = {
     "string_names": ("auto", "always", "never"),
     "client_types": ("copy", "import"),
+    "log_format": ("text", "json"),
 }
 
 
@@ -48,6 +53,9 @@ class Settings:
     queue_service: str | None = None
     retention: str | None = None
     """`30d`, or `completed=30d,failed=90d`."""
+    log_format: str | None = None
+    redact: str | None = None
+    """`iban,bic`."""
     string_names: StringNames = "auto"
     client_types: ClientTypes = "copy"
     lint: tuple[tuple[str, Level], ...] = ()
@@ -143,6 +151,8 @@ def _settings(
             problems.append(diagnostic("PKG504", place, f"`{key}` {wrong}", hint=hint))
         elif isinstance(value, str):
             good[key] = value
+        elif key == "redact":
+            good[key] = ",".join(cast("list[str]", value))
         elif key == "retention":
             kept = cast("Mapping[str, str]", value)
             good[key] = ",".join(f"{status}={age}" for status, age in sorted(kept.items()))
@@ -160,6 +170,8 @@ def _settings(
             store=good.get("store"),
             queue_service=good.get("queue_service"),
             retention=good.get("retention"),
+            log_format=good.get("log_format"),
+            redact=good.get("redact"),
             string_names=cast(StringNames, good.get("string_names", "auto")),
             client_types=cast(ClientTypes, good.get("client_types", "copy")),
             lint=_levels(table.get("lint")),
@@ -174,6 +186,9 @@ def _wrong(key: str, value: object) -> str:
     if key == "source":
         items = cast("list[object]", value) if isinstance(value, (list, tuple)) else [None]
         return "" if all(map(_is_text, items)) else "must be a list of folders"
+    if key == "redact":
+        items = cast("list[object]", value) if isinstance(value, list) else [None]
+        return "" if all(map(_is_key, items)) else "must be a list of names of keys"
     if key == "retention":
         return _wrong_retention(value)
     if key in ("queues", "lint"):
@@ -191,6 +206,10 @@ def _wrong(key: str, value: object) -> str:
     if not value:
         return "must not be empty"
     return ""
+
+
+def _is_key(value: object) -> bool:
+    return _is_text(value) and bool(str(value).strip()) and "," not in str(value)
 
 
 def _levels(value: object) -> tuple[tuple[str, Level], ...]:

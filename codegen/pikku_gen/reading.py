@@ -218,9 +218,7 @@ class Reader:
         self._bodies[file.path] = known
 
     def _add(self, file: SourceFile, fact: ScanFact) -> None:
-        if not file.importable and (
-            fact.functions or fact.wires or fact.signals or fact.middleware
-        ):
+        if not file.importable and fact.declares:
             name = next(part for part in file.module.split(".") if not part.isidentifier())
             self._report("PKG104", file, name)
             return

@@ -5,6 +5,7 @@
 """Imports every module that registers something; the app imports this one when it opens."""
 
 import shop.functions
+import shop.mail
 import shop.migration
 import shop.purchases
 import shop.reports

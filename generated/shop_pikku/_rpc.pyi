@@ -2,6 +2,7 @@
 # ruff: noqa
 # fmt: off
 from collections.abc import Sequence
+from datetime import datetime
 from decimal import Decimal
 from pikku import BoundRpc
 from pikku import Duration
@@ -64,10 +65,16 @@ class Rpc:
 
     Bring one record into today's form. Doing it twice would do no harm.
     """
+    nightly_report: BoundRpc[datetime, Report]
+    """shop.reports:nightly_report
+
+    How much of every article is reserved by then.
+    """
     place_order: BoundRpc[Purchase, None]
     """shop.purchases:place_order
 
-    Order at the supplier.
+    Order at the supplier, and leave the receipt to the mail queue: one, however often this is
+    tried.
     """
     quote: BoundRpc[list[Line], Decimal]
     """shop.functions:quote
@@ -116,6 +123,8 @@ class Rpc:
     async def invoke(self, name: Literal["list_customers"], data: Page, /) -> list[int]: ...
     @overload
     async def invoke(self, name: Literal["migrate_customer"], data: int, /) -> None: ...
+    @overload
+    async def invoke(self, name: Literal["nightly_report"], data: datetime, /) -> Report: ...
     @overload
     async def invoke(self, name: Literal["place_order"], data: Purchase, /) -> None: ...
     @overload
@@ -178,10 +187,16 @@ class RpcNames:
 
     Bring one record into today's form. Doing it twice would do no harm.
     """
+    nightly_report: RpcRef[datetime, Report]
+    """shop.reports:nightly_report
+
+    How much of every article is reserved by then.
+    """
     place_order: RpcRef[Purchase, None]
     """shop.purchases:place_order
 
-    Order at the supplier.
+    Order at the supplier, and leave the receipt to the mail queue: one, however often this is
+    tried.
     """
     quote: RpcRef[list[Line], Decimal]
     """shop.functions:quote

@@ -5,6 +5,7 @@
 from collections.abc import Callable
 from collections.abc import Coroutine
 from collections.abc import Iterable
+from datetime import datetime
 from decimal import Decimal
 from pikku import Backoff
 from pikku import Duration
@@ -137,6 +138,21 @@ class Wire(WorkflowSteps):
         queue: str | None = None,
         dispatch: Literal["local", "queue"] | None = None,
     ) -> None: ...
+    @overload
+    async def do(
+        self,
+        step: str,
+        target: Literal["nightly_report"],
+        data: datetime,
+        /,
+        *,
+        retries: int | None = None,
+        retry_delay: Duration | Backoff | None = None,
+        timeout: Duration | None = None,
+        on_error: RpcRef[StepFailure[datetime], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
+    ) -> Report: ...
     @overload
     async def do(
         self,
@@ -693,6 +709,39 @@ class Wire(WorkflowSteps):
         queue: str | None = None,
         dispatch: Literal["local", "queue"] | None = None,
     ) -> list[None | StepFailure[int]]: ...
+    @overload
+    async def map(
+        self,
+        step: str,
+        target: Literal["nightly_report"],
+        items: Iterable[datetime],
+        /,
+        *,
+        max_concurrency: int | None = None,
+        retries: int | None = None,
+        retry_delay: Duration | Backoff | None = None,
+        timeout: Duration | None = None,
+        on_error: RpcRef[StepFailure[datetime], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
+    ) -> list[Report]: ...
+    @overload
+    async def map(
+        self,
+        step: str,
+        target: Literal["nightly_report"],
+        items: Iterable[datetime],
+        /,
+        *,
+        tolerated_failures: int,
+        max_concurrency: int | None = None,
+        retries: int | None = None,
+        retry_delay: Duration | Backoff | None = None,
+        timeout: Duration | None = None,
+        on_error: RpcRef[StepFailure[datetime], object] | None = None,
+        queue: str | None = None,
+        dispatch: Literal["local", "queue"] | None = None,
+    ) -> list[Report | StepFailure[datetime]]: ...
     @overload
     async def map(
         self,

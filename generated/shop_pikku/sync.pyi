@@ -2,9 +2,14 @@
 # ruff: noqa
 # fmt: off
 from contextlib import AbstractContextManager
+from decimal import Decimal
+from pikku import Duration
+from pikku import SyncBoundQueue
 from pikku import SyncBoundWorkflow
+from pikku import SyncJob
 from pikku import SyncRun
 from shop.types import Fulfilment
+from shop.types import Line
 from shop.types import Migrated
 from shop.types import Migration
 from shop.types import Onboarded
@@ -13,6 +18,7 @@ from shop.types import Order
 from shop.types import Purchase
 from shop.types import Purchased
 from shop.types import Report
+from shop.types import SendEmail
 from shop.types import Trial
 from shop.types import TrialEnd
 from typing import Literal
@@ -54,9 +60,28 @@ class SyncWorkflows:
     Fourteen days for free
     """
 
+class SyncQueues:
+    """The queues of this project that a function is wired to."""
+
+    emails: SyncBoundQueue[SendEmail, None]
+    """shop.functions:send_email
+
+    Send an email. Synchronous: it runs in a thread.
+    """
+    quotes: SyncBoundQueue[list[Line], Decimal]
+    """shop.functions:quote
+
+    What an order of these lines would cost: every article has the same price.
+    """
+    @overload
+    def add(self, name: Literal["emails"], data: SendEmail, /, *, delay: Duration | None = None, priority: int = 0, retries: int | None = None, dedupe_id: str | None = None, group: str | None = None, keep_result: bool = False) -> SyncJob[None]: ...
+    @overload
+    def add(self, name: Literal["quotes"], data: list[Line], /, *, delay: Duration | None = None, priority: int = 0, retries: int | None = None, dedupe_id: str | None = None, group: str | None = None, keep_result: bool = False) -> SyncJob[Decimal]: ...
+
 class SyncApp:
     """The opened app."""
 
+    queues: SyncQueues
     workflows: SyncWorkflows
     @overload
     def get_run(self, name: Literal["migration"], run_id: str, /) -> SyncRun[Migrated]: ...

@@ -3,6 +3,7 @@
 # fmt: off
 from collections.abc import Awaitable
 from collections.abc import Callable
+from datetime import datetime
 from decimal import Decimal
 from pikku import EngineOptions
 from pikku import StepFailure
@@ -15,6 +16,7 @@ from shop.types import Onboarding
 from shop.types import Page
 from shop.types import Purchase
 from shop.types import Receipt
+from shop.types import Report
 from shop.types import SendEmail
 from shop.types import Shipment
 from typing import Literal
@@ -30,6 +32,7 @@ class Fakes:
     create_user_profile: Callable[[Onboarding], None | Awaitable[None]]
     list_customers: Callable[[Page], list[int] | Awaitable[list[int]]]
     migrate_customer: Callable[[int], None | Awaitable[None]]
+    nightly_report: Callable[[datetime], Report | Awaitable[Report]]
     place_order: Callable[[Purchase], None | Awaitable[None]]
     quote: Callable[[list[Line]], Decimal | Awaitable[Decimal]]
     refund: Callable[[Receipt], None | Awaitable[None]]

@@ -43,6 +43,7 @@ from pikku._saga import Saga, Undo
 from pikku._settings import Config, EngineOptions, Work
 from pikku._signals import Signal, SignalAttributes
 from pikku._sync import SyncApp, SyncBoundWorkflow, sync_opener
+from pikku._ticks import ScheduleInfo
 from pikku._workflow import StepFailure, WorkflowSteps, WorkflowWire
 from pikku.errors import (
     PermissionDeniedError,
@@ -98,6 +99,7 @@ __all__ = [
     "JobInfo",
     "Run",
     "RunInfo",
+    "ScheduleInfo",
     "SyncJob",
     "SyncRun",
     # errors: the rest is in pikku.errors

@@ -41,7 +41,13 @@ from pikku._contexts import (
     WorkflowFunctionContext,
 )
 from pikku._durations import Duration, duration_us
-from pikku._functions import NO_INPUT, Registry, RpcAttributes, RpcRefAttributes
+from pikku._functions import (
+    NO_INPUT,
+    Registry,
+    RpcAttributes,
+    RpcRefAttributes,
+    schedule_of,
+)
 from pikku._ids import check_askable, is_unicode
 from pikku._payloads import PayloadCodec
 from pikku._records import RunFilter
@@ -54,6 +60,7 @@ from pikku.errors import (
     DeclarationError,
     InvalidInputError,
     SettingError,
+    UnknownWorkflowError,
     WorkflowBodyError,
 )
 
@@ -62,11 +69,16 @@ if TYPE_CHECKING:
     from pikku._engine import Engine
     from pikku._functions import Func, WiredWorkflow
     from pikku._history import RunInfo
+    from pikku._job_control import JobControl
     from pikku._jobs import ClaimedJob
     from pikku._live import Flight
     from pikku._processes import ProcessPool
+    from pikku._queues import Job
     from pikku._records import RunRecord, RunStatus
     from pikku._replay import Replay
+    from pikku._schedules import Schedules
+    from pikku._telemetry import Observer
+    from pikku._ticks import ScheduleInfo
     from pikku.stores.base import Store
 
     class Caller(Protocol):
@@ -87,6 +99,21 @@ if TYPE_CHECKING:
             started_by: str | None = None,
         ) -> Any: ...
         def get_run(self, name: str, run_id: str, /) -> Any: ...
+        async def call_remote(self, name: str, data: Any, timeout: Duration) -> Any: ...
+        async def add_job(self, queue: str, /, *data: Any, **options: Any) -> Any: ...
+        async def add_jobs(
+            self,
+            queue: str,
+            items: Iterable[Any],
+            /,
+            *,
+            delay: Duration | None = None,
+            priority: int = 0,
+            retries: int | None = None,
+            group: str | None = None,
+            keep_result: bool = False,
+        ) -> Any: ...
+        def get_job(self, queue: str, job_id: str, /) -> Any: ...
         def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
 
 
@@ -153,6 +180,20 @@ class OpenApp:
 
         return Control(self)
 
+    @cached_property
+    def jobs(self) -> JobControl:
+        """What is done to queues from outside."""
+        from pikku._job_control import JobControl
+
+        return JobControl(self)
+
+    @cached_property
+    def schedules(self) -> Schedules:
+        """What is done to schedules."""
+        from pikku._schedules import Schedules
+
+        return Schedules(self.registry, self.engine)
+
 
 class App(Generic[S_co]):
     """An application of pikku's: made without I/O, ready inside `async with app:`.
@@ -191,6 +232,7 @@ class App(Generic[S_co]):
         self._settings = dict(settings or {})
         self._project = project
         self._open: OpenApp | None = None
+        self._observers: list[Observer] = []
 
     def __repr__(self) -> str:
         return f"<App {self.package}>"
@@ -223,6 +265,7 @@ class App(Generic[S_co]):
         options: EngineOptions | None = None,
         queue_service: Literal["none", "store"] | None = None,
         work: Work | None = None,
+        schedules: bool = True,
     ) -> AbstractAsyncContextManager[Self]:
         """`async with app:` with some settings replaced.
 
@@ -233,6 +276,7 @@ class App(Generic[S_co]):
             options: how the engine works; the defaults are meant to be left alone.
             queue_service: `"store"` leaves runs to workers, instead of what is configured.
             work: be a worker, too, and take on this.
+            schedules: make sure that every schedule has its next tick, where runs are executed.
         """
 
         @asynccontextmanager
@@ -249,6 +293,7 @@ class App(Generic[S_co]):
                     options,
                     store=None if self._open is not None else own,
                     work=work,
+                    schedules=schedules,
                 )
                 try:
                     yield self
@@ -267,6 +312,7 @@ class App(Generic[S_co]):
         on_quiet: Callable[[int | None], None] | None = None,
         work: Work | None = None,
         prepare: Callable[[OpenApp], None] | None = None,
+        schedules: bool = True,
     ) -> OpenApp:
         if self._open is not None and store is None:
             raise ConfigurationError(
@@ -274,11 +320,14 @@ class App(Generic[S_co]):
                 hint="open it once in a process, such as in the server's lifespan",
             )
         from pikku._engine import Engine
+        from pikku._redaction import redact
+        from pikku._telemetry import observer_of
         from pikku.stores import make_store
 
         self.register()
         project = project_folder(self.package, self._project)
         config, origins = effective(self._settings, overrides, project)
+        redact(config.redact)
         closing = AsyncExitStack()
         async with AsyncExitStack() as undo:
             undo.push_async_callback(closing.aclose)
@@ -309,12 +358,15 @@ class App(Generic[S_co]):
                 work=work,
                 retention=config.retention,
                 on_quiet=on_quiet,
+                observer=observer_of(self._observers),
             )
             opened.engine.make_pool = partial(_process_pool, opened, self.package)
             closing.push_async_callback(opened.engine.close)
             if prepare is not None:
                 prepare(opened)
             await opened.engine.open()
+            if schedules and self.registry.schedules and opened.engine.executes_runs:
+                await opened.schedules.begin_all()
             undo.pop_all()
         return opened
 
@@ -322,6 +374,10 @@ class App(Generic[S_co]):
         """Import every module that registers something; a second time does nothing."""
         if self._bootstrap is not None:
             importlib.import_module(self._bootstrap)
+        if self.registry.schedules:
+            from pikku._schedules import wire_ticks
+
+            wire_ticks(self.registry)
 
     @property
     def authorize(self) -> Authorize | None:
@@ -446,6 +502,8 @@ class App(Generic[S_co]):
     def _admitted(self, name: str, data: tuple[Any, ...]) -> tuple[WiredWorkflow, str]:
         """The workflow *name*, and *data* as the text of its input."""
         wired = self.registry.workflow(name)
+        if schedule_of(name) is not None:  # pikku's own: `run_schedule`
+            raise UnknownWorkflowError(name, ())
         declaration = wired.workflow.declaration
         where = f"workflow {name!r}"
         if declaration.takes_input and not data:
@@ -549,6 +607,125 @@ class App(Generic[S_co]):
         """
         self.registry.workflow(name)
         return Run(check_askable(run_id), name, lambda: self.opened)
+
+    # --- queues ---------------------------------------------------------------------------------
+
+    async def add_job(
+        self,
+        queue: str,
+        /,
+        *data: Any,
+        delay: Duration | None = None,
+        priority: int = 0,
+        retries: int | None = None,
+        dedupe_id: str | None = None,
+        group: str | None = None,
+        keep_result: bool = False,
+    ) -> Job[Any]:
+        """Add a job to *queue*, for a worker to call the function that is wired to it.
+
+        Args:
+            queue: the name of the queue.
+            data: the input of the function.
+            delay: how long from now it may begin.
+            priority: 0 to 9; jobs of a higher one come first.
+            retries: how many further attempts, instead of what the function declares.
+            dedupe_id: an id of the caller's own; while there is a job of that id in the queue, be
+                it a dead letter or a kept result, this is that job.
+            group: what `group_concurrency` counts together; groups take turns.
+            keep_result: keep the job once it has completed, with its result.
+
+        Raises:
+            UnknownQueueError: no function is wired to it, with the nearest names.
+            InvalidInputError: *data* does not fit the input; nothing was written.
+            PayloadError: *data* cannot be stored; nothing was written.
+            DeclarationError, DurationError: an option cannot be used.
+            AppNotOpenError: outside `async with app:`.
+            StoreError: the store does not take it, or did not answer: then there may be a job, and
+                adding it again under a *dedupe_id* finds it.
+        """
+        from pikku._queues import Job
+
+        refuse_in_workflow_body(f"adding a job to {queue!r}")
+        jobs = self.opened.jobs
+        wired = self.registry.queue_worker(queue)
+        where = f"queue {queue!r}"
+        if wired.func.declaration.takes_input and not data:
+            raise InvalidInputError(where, [("input", "is missing")])
+        options = jobs.options(
+            wired,
+            delay=delay,
+            priority=priority,
+            retries=retries,
+            dedupe_id=dedupe_id,
+            group=group,
+            keep_result=keep_result,
+        )
+        text = jobs.admitted(wired, data[0] if data else None, where)
+        (job_id,) = await jobs.add(wired, [text], options)
+        return Job(job_id, queue, lambda: self.opened)
+
+    async def add_jobs(
+        self,
+        queue: str,
+        items: Iterable[Any],
+        /,
+        *,
+        delay: Duration | None = None,
+        priority: int = 0,
+        retries: int | None = None,
+        group: str | None = None,
+        keep_result: bool = False,
+    ) -> list[Job[Any]]:
+        """Add a job for each of *items*, many in one call to the store. Every item is validated
+        before the first job is added; see `add_job`."""
+        from pikku._queues import Job
+
+        refuse_in_workflow_body(f"adding jobs to {queue!r}")
+        jobs = self.opened.jobs
+        wired = self.registry.queue_worker(queue)
+        options = jobs.options(
+            wired,
+            delay=delay,
+            priority=priority,
+            retries=retries,
+            group=group,
+            keep_result=keep_result,
+        )
+        texts = [
+            jobs.admitted(wired, item, f"item {place} for queue {queue!r}")
+            for place, item in enumerate(items)
+        ]
+        made = await jobs.add(wired, texts, options)
+        return [Job(job_id, queue, lambda: self.opened) for job_id in made]
+
+    def get_job(self, queue: str, job_id: str, /) -> Job[Any]:
+        """The handle of a job that exists; nothing is read until it is used.
+
+        Raises:
+            UnknownQueueError: no function is wired to the queue.
+        """
+        from pikku._queues import Job
+
+        self.registry.queue_worker(queue)
+        return Job(check_askable(job_id), queue, lambda: self.opened)
+
+    async def call_remote(self, name: str, data: Any, timeout: Duration) -> Any:
+        """See `BoundRpc.remote`."""
+        refuse_in_workflow_body(f"a remote call of {name!r}")
+        func, text = self._admitted_call(name, data)
+        return await self.opened.jobs.call(func, text, timeout)
+
+    def _admitted_call(self, name: str, data: Any) -> tuple[Func[Any, Any], str]:
+        """The function *name*, and *data* as the text of its input."""
+        func = self.registry.function(name)
+        declaration = func.declaration
+        where = f"function {name!r}"
+        if declaration.takes_input and data is NO_INPUT:
+            raise InvalidInputError(where, [("input", "is missing")])
+        return func, declaration.input.admit(None if data is NO_INPUT else data, where)
+
+    # --- many runs ------------------------------------------------------------------------------
 
     async def list_runs(
         self,
@@ -663,6 +840,46 @@ class App(Generic[S_co]):
         wired = self.registry.workflow(loaded.run.workflow)
         verify(loaded, wired, Contexts(self, None).workflow)
 
+    # --- schedules --------------------------------------------------------------------------------
+
+    async def list_schedules(self) -> list[ScheduleInfo]:
+        """Every schedule of the app, and those that are left in the store, by name."""
+        return await self.opened.schedules.listed()
+
+    async def pause_schedule(self, name: str) -> None:
+        """Have no tick of the schedule come until it is resumed; what is under way ends.
+
+        Raises:
+            UnknownScheduleError: no such schedule, with the nearest names.
+        """
+        refuse_in_workflow_body(f"pause_schedule({name!r})")
+        await self.opened.schedules.pause(name)
+
+    async def resume_schedule(self, name: str) -> None:
+        """Have a paused schedule go on with its next tick from now; those that would have come
+        meanwhile are not made up for.
+
+        Raises:
+            UnknownScheduleError: no such schedule, with the nearest names.
+        """
+        refuse_in_workflow_body(f"resume_schedule({name!r})")
+        await self.opened.schedules.resume(name)
+
+    async def run_schedule(self, name: str, *, wait: bool = True) -> Run[Any]:
+        """Do here and now what the schedule does at a tick; its ticks come as before.
+
+        Args:
+            wait: as of `start_workflow`.
+
+        Raises:
+            UnknownScheduleError: no such schedule, with the nearest names.
+        """
+        refuse_in_workflow_body(f"run_schedule({name!r})")
+        opened = self.opened
+        wired, text, run_id = opened.schedules.asked(name)
+        await opened.engine.start(wired, text, run_id=run_id, wait=wait)
+        return Run(run_id, wired.name, lambda: self.opened)
+
     def run_async(self, coro: Coroutine[Any, Any, T]) -> T:
         """The result of *coro*, run on the app's event loop, for a thread of this process."""
         import asyncio
@@ -746,12 +963,9 @@ class _StepCaller:
 
     async def invoke(self, name: str, data: Any) -> Any:
         refuse_in_workflow_body(f"a direct call of {name!r}")
-        func = self._app.registry.function(name)
+        func, text = self._app._admitted_call(name, data)
         declaration = func.declaration
         where = f"function {name!r}"
-        if declaration.takes_input and data is NO_INPUT:
-            raise InvalidInputError(where, [("input", "is missing")])
-        text = declaration.input.admit(None if data is NO_INPUT else data, where)
         given = declaration.input.decode(text, where) if declaration.takes_input else None
         value = await self.call(func, given)
         return declaration.output.encode(value, f"the result of {where}")[1]
@@ -805,6 +1019,37 @@ class _StepCaller:
 
     def get_run(self, name: str, run_id: str, /) -> Run[Any]:
         return self._app.get_run(name, run_id)
+
+    async def call_remote(self, name: str, data: Any, timeout: Duration) -> Any:
+        return await self._app.call_remote(name, data, timeout)
+
+    async def add_job(self, queue: str, /, *data: Any, **options: Any) -> Job[Any]:
+        return await self._app.add_job(queue, *data, **options)
+
+    async def add_jobs(
+        self,
+        queue: str,
+        items: Iterable[Any],
+        /,
+        *,
+        delay: Duration | None = None,
+        priority: int = 0,
+        retries: int | None = None,
+        group: str | None = None,
+        keep_result: bool = False,
+    ) -> list[Job[Any]]:
+        return await self._app.add_jobs(
+            queue,
+            items,
+            delay=delay,
+            priority=priority,
+            retries=retries,
+            group=group,
+            keep_result=keep_result,
+        )
+
+    def get_job(self, queue: str, job_id: str, /) -> Job[Any]:
+        return self._app.get_job(queue, job_id)
 
     def run_async(self, coro: Coroutine[Any, Any, T]) -> T:
         return self._app.run_async(coro)
@@ -873,15 +1118,26 @@ class Contexts:
         if opened is not None:
             clock = opened.engine.clock
             limit = opened.engine.options.max_payload_bytes
-        return app._workflow_context(
+        extra = {"run_id": run.run_id, "workflow": run.workflow}
+        if opened is not None and run.traceparent is not None and opened.engine.observer.active:
+            # Its loop is no place for a current span; the trace is the one it was started in.
+            extra["trace_id"] = run.traceparent.split("-")[1]
+        made = app._workflow_context(
             None if opened is None else opened.services,
             app._rpc_refs(),
-            self._logger({"run_id": run.run_id, "workflow": run.workflow}, replay),
+            self._logger(extra, replay),
             run.run_id,
             app._wire(
                 self._recorder(app.registry, clock, replay, limit, run.depth, run.started_by)
             ),
         )
+        if (name := schedule_of(run.workflow)) is None:
+            return made
+        from pikku._schedules import TickContext
+
+        target = app.registry.schedules[name].func
+        schedules = None if opened is None else opened.schedules
+        return TickContext(made.workflow, run.run_id, target, schedules)
 
 
 def _filter(

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pikku._clock import steady_seconds
 from pikku._records import (
@@ -21,6 +21,7 @@ from pikku._records import (
     Reply,
     ReportProgress,
 )
+from pikku._telemetry import NOBODY, Observer
 from pikku.errors import InternalError, StoreError, StoreUnavailableError
 from pikku.stores.base import Store
 
@@ -56,6 +57,7 @@ class Committer:
         on_idle: called when nothing is left to send.
         on_answered: called when somebody goes on with the answer to a request.
         busy: whether coroutines of steps are under way and need the loop.
+        observer: told of every call.
     """
 
     def __init__(
@@ -68,8 +70,10 @@ class Committer:
         on_idle: Callable[[], None],
         on_answered: Callable[[], None],
         busy: Callable[[], bool],
+        observer: Observer = NOBODY,
     ) -> None:
         self._store = store
+        self._apply = self._watched(observer) if observer.active else store.apply
         self._session = session
         self._want = want
         self._on_reply = on_reply
@@ -195,7 +199,7 @@ class Committer:
     async def run(self) -> None:
         """Send until closed."""
         last_yield = steady_seconds()
-        apply = self._store.apply
+        apply = self._apply
         while True:
             if not self._ops and not self._poked:
                 if self._closing:
@@ -235,6 +239,24 @@ class Committer:
                 await asyncio.sleep(0)
                 last_yield = steady_seconds()
 
+    def _watched(
+        self, observer: Observer
+    ) -> Callable[[str, Sequence[Op], Mapping[str, int]], Coroutine[Any, Any, Reply]]:
+        """The store's `apply`, and the observer is told how long it took."""
+        apply = self._store.apply
+
+        async def watched(session: str, ops: Sequence[Op], want: Mapping[str, int], /) -> Reply:
+            began = steady_seconds()
+            try:
+                reply = await apply(session, ops, want)
+            except Exception:
+                observer.called_store(steady_seconds() - began, failed=True)
+                raise
+            observer.called_store(steady_seconds() - began, failed=False)
+            return reply
+
+        return watched
+
     async def _failed(self, ops: list[Op], dones: list[Done], error: Exception, life: int) -> None:
         """Put off what can wait, find what spoils a batch, and refuse the rest."""
         if isinstance(error, StoreUnavailableError) or not ops:
@@ -254,7 +276,7 @@ class Committer:
             return
         life = self._life
         try:
-            reply = await self._store.apply(self._session(), [op], self._want(1))
+            reply = await self._apply(self._session(), [op], self._want(1))
         except Exception as error:
             await self._failed([op], [done], error, life)
         else:

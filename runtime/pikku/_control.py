@@ -12,7 +12,7 @@ from pikku._answers import AnswerTerms, Verdict, type_at
 from pikku._clock import as_datetime
 from pikku._codec import Codec, codec_for
 from pikku._diagnosis import awaited_children
-from pikku._error_info import cancellation
+from pikku._error_info import ErrorInfo, cancellation
 from pikku._exported import ExportedRun, as_put, exported, imported
 from pikku._functions import NO_INPUT
 from pikku._ids import check_reason, check_run_id, new_run_id
@@ -24,6 +24,8 @@ from pikku._records import (
     DecideStep,
     DeleteRun,
     LoadedRun,
+    Op,
+    OpResult,
     RequeueRun,
     RunFilter,
     RunRecord,
@@ -31,6 +33,7 @@ from pikku._records import (
     StepRecord,
 )
 from pikku._repair import forked, retried, step_of
+from pikku._telemetry import Word
 from pikku.errors import (
     AlreadyDecidedError,
     ApproverError,
@@ -92,7 +95,8 @@ class Control:
         text = codec.admit(payload, where)
         check_size(text, self._engine.options.max_payload_bytes, f"the payload of {where}")
         signal_id = new_run_id() if signal_id is None else check_run_id(signal_id)
-        result = await self._engine.request(SignalRun(run_id, signal_id, name, text))
+        op = SignalRun(run_id, signal_id, name, text)
+        result = await self._say(op, "signal", run_id, name)
         await self._check_found(run_id, result.code)
         if result.code == "settled":
             await self._refuse_ended(run_id, f"receives no signal {name!r} any more")
@@ -146,7 +150,7 @@ class Control:
         )
         text = said.to_json()
         check_size(text, self._engine.options.max_payload_bytes, f"the answer to {key!r}")
-        result = await self._engine.request(DecideStep(run_id, key, text))
+        result = await self._say(DecideStep(run_id, key, text), "decide", run_id, key)
         await self._check_found(run_id, result.code)
         if result.code == "decided":
             raise _decided(run, _approval(await self.load(run_id), key))
@@ -169,9 +173,20 @@ class Control:
                 raise RunNotFoundError(run_id, store=self._store.address)
             first = reason if run.cancel_reason is None else run.cancel_reason
             op = op._replace(forced=cancellation(run_id, run.workflow, first))
-        result = await self._engine.request(op)
+        result = await self._say(op, "cancel", run_id, "")
         await self._check_found(run_id, result.code)
         return result.code != "settled"
+
+    async def _say(self, op: Op, word: Word, run_id: str, name: str) -> OpResult:
+        """The store's answer to a word for a run; whoever watches is told of it."""
+        scope = self._engine.observer.saying(word, run_id, name)
+        try:
+            result = await self._engine.request(op)
+        except Exception as error:
+            scope.end(ErrorInfo.of(error))
+            raise
+        scope.end(outcome=result.code)
+        return result
 
     # --- repair ---------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ def cron_fields(schedule: object) -> str:
         raise ValueError(f"{schedule!r} is none of {', '.join(sorted(ALIASES))}")
     count = len(fields.split())
     if count != 5:
-        raise ValueError(f"{schedule!r} has {count} fields instead of 5")
+        raise ValueError(f"{schedule!r} has {count} field{'' if count == 1 else 's'} instead of 5")
     from cronsim import CronSim, CronSimError
 
     try:

@@ -16,7 +16,7 @@ from pikku._calls import Call, LentThread, guarded
 from pikku._clock import Alarm
 from pikku._codec import first_difference
 from pikku._committer import Committer
-from pikku._error_info import ErrorInfo
+from pikku._error_info import ErrorInfo, cancellation
 from pikku._functions import Registry, WiredWorkflow
 from pikku._ids import check_run_id, new_run_id
 from pikku._intake import Intake
@@ -53,6 +53,7 @@ from pikku._replay import Ask, Replay
 from pikku._results import Results
 from pikku._session import FOREVER_SECONDS, Session
 from pikku._settings import EngineOptions, Work
+from pikku._telemetry import NOBODY, UNWATCHED, Doing, Observer, Scope
 from pikku.errors import (
     CorruptStateError,
     LeaseLostError,
@@ -97,6 +98,7 @@ class Engine:
         remote: whether the runs that it starts are executed by workers.
         work: what this process takes on as a worker, if it is one.
         retention: for how long runs are kept after their end, in microseconds, by status.
+        observer: who is told of what happens here.
     """
 
     def __init__(
@@ -110,8 +112,10 @@ class Engine:
         work: Work | None = None,
         retention: Mapping[str, int] | None = None,
         on_quiet: Callable[[int | None], None] | None = None,
+        observer: Observer = NOBODY,
     ) -> None:
         self.registry = registry
+        self.observer = observer
         self.store = store
         self.clock = store.clock
         self.options = options
@@ -182,6 +186,7 @@ class Engine:
             work,
             moving=lambda: len(self._live) - len(self._idle),
             executing=lambda: (len(self.placed) + self.jobs.count, self.jobs.open_to_all),
+            inline=not remote,
         )
         self._committer = Committer(
             store,
@@ -191,6 +196,7 @@ class Engine:
             on_idle=self._quiet,
             on_answered=self._quiet_soon,
             busy=lambda: self.bodies.busy,
+            observer=observer,
         )
         self.submit = self._committer.submit
         self.withdraw = self._committer.withdraw
@@ -206,6 +212,7 @@ class Engine:
             on_recorded=self._tell_recorded,
             clock=self.loop.time,
             later=self.loop.call_later,
+            observer=observer,
         )
 
     # --- life -----------------------------------------------------------------------------------
@@ -218,6 +225,8 @@ class Engine:
         """
         await asyncio.to_thread(self._session.open)
         self._main = self.loop.create_task(self._committer.run(), name="pikku-committer")
+        for wired in self.registry.queue_workers.values():
+            self.store.limit_queue(wired.queue, wired.config.limits)
         self.intake.look_again()
         await self._committer.request(self._reap)
         self._advertise()
@@ -231,7 +240,7 @@ class Engine:
 
     async def _prune(self) -> None:
         """Delete the runs that have been kept long enough."""
-        if not self._executes_runs:
+        if not self.executes_runs:
             return
         try:
             for status, us in self._retention.items():
@@ -249,19 +258,20 @@ class Engine:
             log.warning("deleting runs that are kept no longer: %s", error)
 
     @property
-    def _executes_runs(self) -> bool:
+    def executes_runs(self) -> bool:
+        """Whether this process takes runs on, not only starts them."""
         return not self.remote or self.work is not None
 
     def _advertise(self) -> None:
         """Say what is executed here, so that others may hand it over."""
-        if self._executes_runs and self.store.shared:
+        if self.executes_runs and self.store.shared:
             names = self.registry.workflows
             holds = [*names, *(f"{name}@{self.version_of(name)}" for name in names)]
             self.submit(Advertise(holds), lambda result: None)
 
     async def _resume_deployed(self) -> None:
         """Open the runs that were suspended for want of what is here now."""
-        if not self._executes_runs:
+        if not self.executes_runs:
             return
         try:
             waiting = await self.store.list_runs(RunFilter(status="suspended", limit=1000))
@@ -432,12 +442,18 @@ class Engine:
             pinned=pinned,
         )
         run_id = op.run_id
+        scope = self.observer.starting(wired.name, run_id)
+        if (traceparent := scope.traceparent) is not None:
+            op = op._replace(traceparent=traceparent)
         under_way: asyncio.Future[OpResult | None] = self.loop.create_future()
 
         def created(result: OpResult) -> None:
             # Begun here and not after an await, so that a caller who is cancelled meanwhile
             # leaves no run behind that nobody executes.
             run = result.run
+            scope.end(None if result.error is None else ErrorInfo.of(result.error), result.code)
+            if result.code == "ok":
+                self.observer.started(wired.name)
             # While the session is being renewed, what was made in its name comes by a claim.
             ours = run is not None and run.owner == self._session.id and not self._renewing
             if result.code == "exists" and ours and run_id not in self._live:
@@ -490,7 +506,17 @@ class Engine:
         )
         if not isinstance(self.store, Enlists):
             raise TransactionError(f"{self.store.address} takes no part in transactions")
-        result = await self.store.start_in_transaction(connection, op)
+        scope = self.observer.starting(wired.name, op.run_id)
+        if (traceparent := scope.traceparent) is not None:
+            op = op._replace(traceparent=traceparent)
+        try:
+            result = await self.store.start_in_transaction(connection, op)
+        except Exception as error:
+            scope.end(ErrorInfo.of(error))
+            raise
+        scope.end(outcome=result.code)
+        if result.code == "ok":
+            self.observer.started(wired.name)
         if result.code == "exists" and result.run is not None:
             _check_same_start(result.run, wired.name, text)
         return op.run_id
@@ -540,7 +566,7 @@ class Engine:
                 await self._end_unreadable(run_id, error)
                 return
             except StoreError as error:
-                log.warning("run %s: %s; trying again", run_id, error)
+                log.warning("run %s: %s; trying again", run_id, error, extra={"run_id": run_id})
                 await asyncio.sleep(SWEEP_SECONDS)
         if self._coming.get(run_id) is not words:
             return
@@ -556,7 +582,7 @@ class Engine:
             self._spawn(self._take_up(run_id))
 
     async def _end_unreadable(self, run_id: str, error: CorruptStateError) -> None:
-        log.error("run %s cannot go on: %s", run_id, error)
+        log.error("run %s cannot go on: %s", run_id, error, extra={"run_id": run_id})
         session = self._session.id
         while session == self._session.id and not self._closed:
             try:
@@ -564,7 +590,7 @@ class Engine:
             except CorruptStateError:
                 return
             except StoreError as failure:
-                log.warning("run %s: %s; trying again", run_id, failure)
+                log.warning("run %s: %s; trying again", run_id, failure, extra={"run_id": run_id})
                 await asyncio.sleep(SWEEP_SECONDS)
             else:
                 if run is not None:
@@ -609,6 +635,14 @@ class Engine:
         self.intake.look_everywhere()
         return await self._committer.request(op)
 
+    async def ask(self, op: Op) -> OpResult:
+        """The store's answer to *op*, of which nothing follows here but what the intake was told.
+
+        Raises:
+            StoreError: if the store did not take it.
+        """
+        return await self._committer.request(op)
+
     # --- what live runs ask of the engine -------------------------------------------------------
 
     def workflow_context(self, run: RunRecord, replay: Replay) -> Any:
@@ -637,7 +671,11 @@ class Engine:
                 try:
                     loaded = await self.store.load_steps(live.run_id)
                 except StoreError as error:
-                    log.warning("run %s: %s; trying again", live.run_id, error)
+                    log.warning(
+                        "run %s: %s; trying again",
+                        *(live.run_id, error),
+                        extra={"run_id": live.run_id, "workflow": live.wired.name},
+                    )
                     await asyncio.sleep(SWEEP_SECONDS)
                 else:
                     if loaded is not None:
@@ -694,6 +732,9 @@ class Engine:
             self._session_lost()
             return
         self._tell_execute(flight.ask.key, flight.ask.name)
+        if self.observer.active:
+            self._execute_watched(live, flight)
+            return
         begin: Callable[[Attempt], None]
         if plan.func is not None:
             begin = functools.partial(self._begin_step, live, flight)
@@ -708,13 +749,64 @@ class Engine:
         attempt = Attempt(plan, functools.partial(live.ended, flight), flight)
         self.bodies.start(attempt, begin, alone=flight.lost > 0)
 
+    def _execute_watched(self, live: LiveRun, flight: Flight) -> None:
+        """`execute`, and the attempt is a scope of its own, from when its turn comes to its end."""
+        plan: Plan = flight.ask.plan
+        begin: Callable[[Attempt], None] = self.bodies.begin_inline
+        if plan.func is not None:
+            begin = functools.partial(self._begin_step, live, flight)
+        watched = functools.partial(
+            self._begin_watched, begin, live.run_id, live.wired.name, flight, live.scope, None
+        )
+        attempt = Attempt(plan, functools.partial(live.ended, flight), flight)
+        self.bodies.start(attempt, watched, alone=flight.lost > 0)
+
+    def _begin_watched(
+        self,
+        begin: Callable[[Attempt], None],
+        run_id: str,
+        workflow: str,
+        flight: Flight | ClaimedJob,
+        within: Scope,
+        traceparent: str | None,
+        attempt: Attempt,
+    ) -> None:
+        ask, plan = flight.ask, attempt.plan
+        queue: str | None = None
+        if isinstance(flight, ClaimedJob):
+            queue = flight.queue
+        doing = Doing(
+            run_id,
+            workflow,
+            ask.name,
+            flight.attempt,
+            ask.kind,
+            "inline" if plan.func is None else plan.func.name,
+            queue,
+            plan.data,
+        )
+        scope = self.observer.attempting(doing, within, traceparent)
+        done = attempt.done
+
+        def ended(end: End) -> None:
+            scope.end(end.error if end.failed else None)
+            done(end)
+
+        attempt.done = ended
+        scope.run(begin, attempt)
+
     def _begin_step(self, live: LiveRun, flight: Flight, attempt: Attempt) -> None:
         flight.report = self.progress.reporter(live.run_id, flight.ask.key, flight.attempt)
         self._begin_function(live.run_id, live.wired.name, flight, attempt)
 
     def _begin_job(self, job: ClaimedJob, attempt: Attempt) -> None:
         job.report = self.progress.reporter(job.run_id, job.ask.key, job.attempt)
-        self._begin_function(job.run_id, job.workflow, job, attempt)
+        if not self.observer.active:
+            self._begin_function(job.run_id, job.workflow, job, attempt)
+            return
+        begin = functools.partial(self._begin_function, job.run_id, job.workflow, job)
+        traceparent = job.traceparent
+        self._begin_watched(begin, job.run_id, job.workflow, job, UNWATCHED, traceparent, attempt)
 
     def _begin_function(
         self, run_id: str, workflow: str, flight: Flight | ClaimedJob, attempt: Attempt
@@ -772,7 +864,15 @@ class Engine:
             self._pool = self.make_pool()
         name, key = ask.name, ask.key
         call = Call(
-            plan.func.name, plan.data, run_id, workflow, key, name, flight.attempt, plan.where
+            plan.func.name,
+            plan.data,
+            run_id,
+            workflow,
+            key,
+            name,
+            flight.attempt,
+            plan.where,
+            self.observer.traceparent,
         )
         self.bodies.begin_process(attempt, self._pool, call)
 
@@ -791,6 +891,7 @@ class Engine:
     def idle(self, live: LiveRun) -> None:
         """The run waits for a timer or a word: keep it at hand, or park it."""
         self._came_to_rest(live)
+        live.rest()
         self._idle[live.run_id] = live
         self._idle.move_to_end(live.run_id)
         if live.unwinding:
@@ -804,11 +905,25 @@ class Engine:
         """The run has ended, is suspended or parked."""
         if settle.status in FINAL_STATUSES:
             self.results.ended(live.run_id, settle)
+        if self.observer.active:
+            self._tell_left(live, settle)
         self.results.tell(live.run_id, settle)
         self.forget(live)
 
+    def _tell_left(self, live: LiveRun, settle: Settle) -> None:
+        workflow = live.wired.name
+        error = None if settle.error is None else ErrorInfo.from_json(settle.error)
+        if settle.status in FINAL_STATUSES:
+            seconds = max(0, self.clock.now_us() - live.created_us) / 1e6
+            self.observer.ended(workflow, settle.status, seconds)
+        elif settle.status == "suspended":
+            self.observer.suspended(workflow, settle.reason or "")
+            error = None if settle.reason == "requested" else error
+        live.rest(None if settle.status == "cancelled" else error, settle.status)
+
     def forget(self, live: LiveRun) -> None:
         """The run is not in this process any more."""
+        live.rest()
         if self._live.get(live.run_id) is live:
             del self._live[live.run_id]
         self._idle.pop(live.run_id, None)
@@ -830,7 +945,11 @@ class Engine:
                     await self._end_unreadable(live.run_id, error)
                     return
                 except StoreError as error:
-                    log.warning("run %s: %s; trying again", live.run_id, error)
+                    log.warning(
+                        "run %s: %s; trying again",
+                        *(live.run_id, error),
+                        extra={"run_id": live.run_id, "workflow": live.wired.name},
+                    )
                     await asyncio.sleep(SWEEP_SECONDS)
             else:
                 return
@@ -947,9 +1066,18 @@ class Engine:
         if run.pinned and run.version and run.version != self.version_of(run.workflow):
             self._pass_on(run)
             return
+        if self.observer.active and self._was_lost(loaded):
+            self.observer.recovered(run.workflow)
         live = LiveRun(self, loaded, wired)
         self._live[run.run_id] = live
         live.begin()
+
+    def _was_lost(self, loaded: LoadedRun) -> bool:
+        """Whether another process was lost while it executed a step of this run."""
+        return any(
+            step.status == "running" and step.queue is None and step.worker != self._session.id
+            for step in loaded.steps
+        )
 
     def _end_corrupt(self, run: RunRecord, fault: Exception) -> None:
         """A run whose records cannot be read ends, and is kept for inspection."""
@@ -967,9 +1095,16 @@ class Engine:
         def answered(result: OpResult) -> None:
             if result.code == "nobody":
                 error, reason = self._why_not_here(run)
-                log.error("run %s cannot be executed here: %s", run.run_id, error)
+                log.error(
+                    "run %s cannot be executed here: %s",
+                    *(run.run_id, error),
+                    extra={"run_id": run.run_id, "workflow": run.workflow},
+                )
                 text = ErrorInfo.of(error).to_json()
                 unwinding = run.cancel_us is not None
+                if unwinding and not run.turn:  # it never began: there is nothing to unwind
+                    self._settle_unbegun(run, _called_off(run))
+                    return
                 settle = Settle("suspended", error=text, reason=reason, unwinding=unwinding)
                 self._settle_unbegun(run, settle)
 
@@ -1127,6 +1262,7 @@ class Engine:
             return
         self._renewing = True
         log.error("%s", LeaseLostError("the lease of this process ran out"))
+        self.observer.lost_lease()
         for live in list(self._live.values()):
             live.drop()
         self._coming.clear()
@@ -1153,6 +1289,12 @@ class Engine:
                 self.submit(self._reap, lambda result: None)
                 self._advertise()
                 return
+
+
+def _called_off(run: RunRecord) -> Settle:
+    reason = run.cancel_reason or ""
+    error = cancellation(run.run_id, run.workflow, reason)
+    return Settle("cancelled", error=error, reason=reason)
 
 
 def _check_same_start(run: RunRecord, workflow: str, text: str) -> None:

@@ -91,6 +91,21 @@ class BoundRpc(RpcRef[I_contra, O_co]):
         """
         return await self._caller.invoke(self.name, data[0] if data else NO_INPUT)
 
+    @overload
+    async def remote(self: BoundRpc[None, T], /, *, timeout: Duration = "30s") -> T: ...
+    @overload
+    async def remote(self, data: I_contra, /, *, timeout: Duration = "30s") -> O_co: ...
+    async def remote(self: Any, *data: Any, timeout: Duration = "30s") -> Any:
+        """Have a worker call the function, on its queue, with the retries that it declares.
+
+        Raises:
+            UnknownFunctionError, InvalidInputError: as for a call here.
+            SettingError: the app leaves nothing to workers.
+            JobFailedError: the function failed for good.
+            ResultTimeoutError: no result within *timeout*; the call is called off.
+        """
+        return await self._caller.call_remote(self.name, data[0] if data else NO_INPUT, timeout)
+
 
 class WorkflowRef(Generic[I_contra, O_co]):
     """A typed name of a workflow."""
@@ -520,6 +535,12 @@ def _takes_tick(declared: Any) -> bool:
     return declared in (None, NoneType, datetime)
 
 
+def schedule_of(workflow: str) -> str | None:
+    """The name of the schedule whose ticks are runs of *workflow*; None where it is another."""
+    name = workflow.removeprefix("schedule:")
+    return None if name == workflow else name
+
+
 def place_of(func: Callable[..., Any]) -> str:
     """`module:qualname`, which is how a decorated function is told from another."""
     module = func.__module__
@@ -664,7 +685,7 @@ class Registry:
         *,
         name: str,
         schedule: str,
-        func: Func[Any, Any] | Workflow[Any, Any],
+        func: RpcRef[Any, Any] | WorkflowRef[Any, Any],
         timezone: str = "UTC",
         catch_up: CatchUp = "once",
         description: str = "",
@@ -812,7 +833,8 @@ class Registry:
         try:
             return self.workflows[name]
         except (KeyError, TypeError):
-            raise UnknownWorkflowError(str(name), self.workflows) from None
+            known = [each for each in self.workflows if schedule_of(each) is None]
+            raise UnknownWorkflowError(str(name), known) from None
 
 
 # --- attribute objects: what generated classes derive from --------------------------------------

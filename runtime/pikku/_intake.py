@@ -12,10 +12,13 @@ from pikku._records import Reply
 from pikku._settings import Work
 from pikku.errors import StoreError
 from pikku.stores.base import DEFAULT_QUEUE, INLINE_QUEUE, JOBS, MAIL, ORCHESTRATOR_QUEUE, Store
+from pikku.stores.lanes import NO_LIMITS
 
 log = logging.getLogger("pikku")
 
 CLAIM_AT_ONCE = 50
+# How many jobs a process executes at a time that is no worker and leaves its runs to none.
+JOBS_AT_ONCE = 10
 LISTEN_SECONDS = 5.0
 LISTEN_AGAIN_SECONDS = 1.0
 # With so many operations in a call, looking into the inbox costs next to nothing.
@@ -32,6 +35,7 @@ class Intake:
         work: what this process takes on as a worker, if it is one.
         moving: how many runs move in this process.
         executing: how many steps it executes, and whether another could begin at once.
+        inline: whether it executes its runs itself, and with them the jobs of its queues.
     """
 
     def __init__(
@@ -42,12 +46,19 @@ class Intake:
         *,
         moving: Callable[[], int],
         executing: Callable[[], tuple[int, bool]],
+        inline: bool = False,
     ) -> None:
         self._store = store
         self._work = work
         self._moving = moving
         self._executing = executing
-        self._queues = _queues_of(registry, work)
+        self._queues = _queues_of(registry, work, inline=inline)
+        # What limits hold back is asked for with every call: nobody says when they let it go.
+        self._limited = {
+            JOBS + wired.queue
+            for wired in registry.queue_workers.values()
+            if wired.config.limits != NO_LIMITS
+        }.intersection(self._queues)
         self._orchestrates = work is not None and (
             work.queues is None or ORCHESTRATOR_QUEUE in work.queues
         )
@@ -67,11 +78,12 @@ class Intake:
         else:
             filled, told = self._filled, self._told
             want = {}
-            if filled or told:
+            limited = self._limited
+            if filled or told or limited:
                 want = {
                     queue: count
                     for queue, count in self.room().items()
-                    if (count and queue in filled) or queue in told
+                    if (count and (queue in filled or queue in limited)) or queue in told
                 }
             if MAIL in told or not ops or ops >= MANY:
                 want[MAIL] = 1
@@ -126,14 +138,13 @@ class Intake:
         """How much more this process can take on from each queue."""
         room = {INLINE_QUEUE: CLAIM_AT_ONCE} if self._hosts_inline else {}
         work = self._work
-        if work is None:
-            return room
-        if self._orchestrates:
+        if work is not None and self._orchestrates:
             room[ORCHESTRATOR_QUEUE] = max(0, min(CLAIM_AT_ONCE, work.concurrency - self._moving()))
         if not self._queues:
             return room
         executing, open_to_all = self._executing()
-        free = max(0, work.concurrency - executing) if open_to_all else 0
+        most = JOBS_AT_ONCE if work is None else work.concurrency
+        free = max(0, most - executing) if open_to_all else 0
         count = len(self._queues)
         share, rest = divmod(free, count)
         self._first = (self._first + 1) % count
@@ -172,10 +183,10 @@ class Intake:
             poke()
 
 
-def _queues_of(registry: Registry, work: Work | None) -> tuple[str, ...]:
+def _queues_of(registry: Registry, work: Work | None, *, inline: bool) -> tuple[str, ...]:
     """The queues whose jobs this process executes."""
     if work is None:
-        return ()
+        return tuple(JOBS + name for name in sorted(registry.queue_workers)) if inline else ()
     wanted = work.queues
     if wanted is None:
         wanted = (DEFAULT_QUEUE, *sorted(registry.queues))

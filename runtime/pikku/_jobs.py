@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pikku._bodies import ALONE_AT_MOST_SECONDS, Attempt, Bodies, End, Plan
 from pikku._contexts import to_nobody
-from pikku._functions import Registry
+from pikku._functions import Func, Registry
 from pikku._payloads import refuse_sealed
 from pikku._records import (
     BeginStep,
@@ -23,6 +23,7 @@ from pikku._records import (
     StepRecord,
 )
 from pikku._retry import Backoff, StepPolicy
+from pikku._telemetry import NOBODY, Observer
 
 if TYPE_CHECKING:
     from pikku._replay import Ask
@@ -33,28 +34,50 @@ log = logging.getLogger("pikku")
 UNKNOWN_HERE_US = 1_000_000
 
 
-def pack_job(ask: Ask) -> str | None:
+def pack_job(ask: Ask, traceparent: str | None = None) -> str | None:
     """What a worker must know of a step besides its record; None where the record says it all."""
     plan: Plan = ask.plan
     said: dict[str, Any] = {}
     if ask.name != ask.key:
         said["name"] = ask.name
     if plan.func is not None and plan.policy is not plan.func.policy:
-        policy = plan.policy
-        backoff = policy.backoff
-        said["policy"] = [
-            policy.retries,
-            backoff.base_us,
-            backoff.factor,
-            backoff.cap_us,
-            backoff.jitter,
-            policy.timeout_us,
-        ]
+        said["policy"] = _packed_policy(plan.policy)
     if plan.data != ask.input:
         said["data"] = plan.data
     if ask.kind == "on_error":
         said["where"] = plan.where
+    if traceparent is not None:
+        said["traceparent"] = traceparent
     return json.dumps(said, ensure_ascii=False) if said else None
+
+
+def job_text(
+    func: Func[Any, Any],
+    policy: StepPolicy,
+    *,
+    keep: bool,
+    traceparent: str | None = None,
+) -> str:
+    """What a worker must know of a job besides its record.
+
+    Args:
+        policy: the function's own, or another one.
+        keep: whether its run is kept once it has completed.
+    """
+    said: dict[str, Any] = {"name": func.name}
+    if policy is not func.policy:
+        said["policy"] = _packed_policy(policy)
+    if keep:
+        said["keep"] = True
+    if traceparent is not None:
+        said["traceparent"] = traceparent
+    return json.dumps(said, ensure_ascii=False)
+
+
+def _packed_policy(policy: StepPolicy) -> list[Any]:
+    backoff = policy.backoff
+    times = (backoff.base_us, backoff.factor, backoff.cap_us, backoff.jitter)
+    return [policy.retries, *times, policy.timeout_us]
 
 
 class Ticket(NamedTuple):
@@ -74,31 +97,56 @@ class ClaimedJob:
         "begun",
         "called_off",
         "failures",
+        "forget",
         "lost",
         "plan",
+        "queue",
         "report",
         "requested",
         "run_id",
+        "traceparent",
         "workflow",
     )
 
-    def __init__(self, job: Job, plan: Plan, name: str) -> None:
+    def __init__(
+        self,
+        job: Job,
+        plan: Plan,
+        name: str,
+        traceparent: str | None = None,
+        *,
+        forget: bool,
+    ) -> None:
         step = job.step
         self.run_id = job.run_id
         self.workflow = job.workflow
+        self.queue = step.queue
+        self.traceparent = traceparent
         self.ask = Ticket(step.key, name, step.kind)
         self.plan = plan
         self.attempt = step.attempt
         self.failures = step.failures
         self.lost = step.lost
         self.begun = step.status == "running"
+        self.forget = forget  # once it has completed
         self.requested = False  # asked to stop, by a timeout or a cancel
         self.called_off = False  # the run was cancelled: no further attempt
         self.report: Callable[[float, str], None] = to_nobody
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What a log record says of it."""
+        return {
+            "run_id": self.run_id,
+            "workflow": self.workflow,
+            "step": self.ask.name,
+            "attempt": self.attempt,
+        }
 
-def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str]:
-    """What executes a claimed step, and the step's name.
+
+def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str, bool]:
+    """What executes a claimed step, the step's name, and whether it is a job that is forgotten once
+    it has completed.
 
     Raises:
         UnknownFunctionError: if this process does not have its function.
@@ -116,7 +164,8 @@ def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str]:
     name: str = said.get("name", step.key)
     where: str = said.get("where", f"step {name!r}")
     data: str | None = said.get("data", step.input)
-    return Plan(func, None, data, func.declaration.output, policy, None, where), name
+    plan = Plan(func, None, data, func.declaration.output, policy, None, where)
+    return plan, name, step.kind == "job" and not said.get("keep", False)
 
 
 class Jobs:
@@ -130,6 +179,7 @@ class Jobs:
         on_execute, on_recorded: told of (key, name) when a body begins, and when it is recorded.
         clock: seconds, as the host's loop counts them.
         later: calls something so many of them from now.
+        observer: told of what is tried again, and of what is refused.
     """
 
     def __init__(
@@ -143,8 +193,10 @@ class Jobs:
         on_recorded: Callable[[str, str], None],
         clock: Callable[[], float],
         later: Callable[[float, Callable[[], None]], object],
+        observer: Observer = NOBODY,
     ) -> None:
         self._registry = registry
+        self._observer = observer
         self._bodies = bodies
         self._submit = submit
         self._begin = begin
@@ -194,15 +246,22 @@ class Jobs:
     def _unpacked(self, job: Job) -> ClaimedJob | None:
         step = job.step
         try:
-            plan, name = plan_of(step, self._registry)
+            plan, name, forget = plan_of(step, self._registry)
         except Exception as error:
-            log.error("step %r of run %s cannot be executed here: %s", step.key, job.run_id, error)
+            log.error(
+                "step %r of run %s cannot be executed here: %s",
+                *(step.key, job.run_id, error),
+                extra={"run_id": job.run_id, "workflow": job.workflow, "step": step.key},
+            )
             self._submit(
                 ReleaseStep(job.run_id, step.key, step.attempt, UNKNOWN_HERE_US),
                 lambda result: None,
             )
             return None
-        return ClaimedJob(job, plan, name)
+        traceparent = None
+        if self._observer.active and step.job:
+            traceparent = json.loads(step.job).get("traceparent")
+        return ClaimedJob(job, plan, name, traceparent, forget=forget)
 
     def next_alone(self) -> None:
         """Let the first that must be alone begin, once it would be, or has waited long."""
@@ -255,6 +314,8 @@ class Jobs:
             retry_us = end.after_us
             if retry_us is None:
                 retry_us = policy.delay_us(job.failures + 1)
+            if job.plan.func is not None:
+                self._observer.retrying(job.plan.func.name)
         self._submit(
             CompleteStep(
                 job.run_id,
@@ -264,6 +325,7 @@ class Jobs:
                 end.text,
                 end.error.to_json() if end.error else None,
                 retry_us,
+                job.forget,
             ),
             functools.partial(self._completed, job, retry_us is None),
         )
@@ -275,10 +337,19 @@ class Jobs:
             if last:
                 self._on_recorded(key, job.ask.name)
         elif result.code == "error":
-            log.error("step %r of run %s cannot be recorded: %s", key, job.run_id, result.error)
+            log.error(
+                "step %r of run %s cannot be recorded: %s",
+                *(key, job.run_id, result.error),
+                extra=job.fields,
+            )
             self._give_back(job, result)
         else:
-            log.warning("step %r of run %s: a late outcome was refused", key, job.run_id)
+            self._observer.refused()
+            log.warning(
+                "step %r of run %s: a late outcome was refused",
+                *(key, job.run_id),
+                extra=job.fields,
+            )
 
     def _forget(self, job: ClaimedJob) -> None:
         place = (job.run_id, job.ask.key)

@@ -46,6 +46,7 @@ from pikku._records import (
     SuspendReason,
 )
 from pikku._replay import NOT_DECODED, Ask, Divergence, Outcome, Replay
+from pikku._telemetry import UNWATCHED, Scope
 from pikku.errors import (
     CorruptStateError,
     InternalError,
@@ -138,6 +139,8 @@ class LiveRun:
         self.wired = wired
         self.started: asyncio.Future[OpResult | None] | None = None
         self.gone = False
+        self.scope: Scope = UNWATCHED
+        self._starts: list[Scope] = []
         self._engine = engine
         self._busy = False
         self._settling: Settle | None = None
@@ -182,10 +185,27 @@ class LiveRun:
 
     def begin(self) -> None:
         """Call the function and go as far as it goes."""
+        self._move(replayed=self._run.turn > 0)
         try:
             self._begin()
         except Exception as error:
             self._broken(error)
+
+    def _move(self, *, replayed: bool) -> None:
+        """The run goes on: what happens until it rests is one scope."""
+        observer = self._engine.observer
+        if observer.active and self.scope is UNWATCHED:
+            self.scope = observer.moving(self._run, replayed=replayed)
+
+    def rest(self, error: ErrorInfo | None = None, outcome: str = "") -> None:
+        """The run has nothing to do here before a timer or a word, or is not here any more."""
+        scope, self.scope = self.scope, UNWATCHED
+        scope.end(error, outcome)
+
+    @property
+    def created_us(self) -> int:
+        """When the run was created."""
+        return self._run.created_us
 
     def _begin(self) -> None:
         workflow = self.wired.workflow
@@ -220,6 +240,7 @@ class LiveRun:
 
     def receive(self, delivery: Delivery) -> None:
         """A word from the store about something that others recorded."""
+        self._move(replayed=False)
         try:
             self._take_in(delivery)
         except Exception as error:
@@ -246,9 +267,11 @@ class LiveRun:
         elif delivery.what == "cancel":
             kind: CancelKind = "timeout" if delivery.key == "timeout" else "cancel"
             self._cancel = (kind, delivery.error or "")
+            self.scope.note("pikku.cancel", kind=kind)
             self._external[delivery.number] = None
         else:
             error = ErrorInfo.from_json(delivery.error) if delivery.error else None
+            self.scope.note("pikku.outcome", step=delivery.key, status=delivery.status or "")
             self._external[delivery.number] = Outcome(
                 delivery.key,
                 delivery.status == "failed",
@@ -257,6 +280,11 @@ class LiveRun:
                 error,
                 delivery.attempt,
             )
+
+    @property
+    def _fields(self) -> dict[str, str]:
+        """What a log record says of the run."""
+        return {"run_id": self.run_id, "workflow": self.wired.name}
 
     def park(self) -> None:
         """Leave memory, unless something has come in meanwhile."""
@@ -341,9 +369,14 @@ class LiveRun:
         """A bug of ours, or a value that cannot be opened: the run stands still, with all that is
         recorded, until it is resumed."""
         if isinstance(error, SealError):
-            log.error("run %s of %r: %s", self.run_id, self.wired.name, error)
+            log.error("run %s of %r: %s", self.run_id, self.wired.name, error, extra=self._fields)
         else:
-            log.critical("run %s is suspended by a bug in pikku", self.run_id, exc_info=error)
+            log.critical(
+                "run %s is suspended by a bug in pikku",
+                self.run_id,
+                exc_info=error,
+                extra=self._fields,
+            )
         if self._busy:
             self._bug = error
             return
@@ -737,7 +770,7 @@ class LiveRun:
                 flight.write(
                     "scheduled",
                     queue=plan.queue or DEFAULT_QUEUE,
-                    job=pack_job(ask),
+                    job=pack_job(ask, self.scope.traceparent or self._run.traceparent),
                     handled=plan.on_error is not None,
                 )
             )
@@ -876,6 +909,8 @@ class LiveRun:
             HistoryEntry("attempt_failed", ask.key, flight.attempt, error.to_json())
         )
         following = flight.next(failed=True)
+        plan: Plan = ask.plan
+        self._engine.observer.retrying("inline" if plan.func is None else plan.func.name)
         wait_us = end.after_us
         if wait_us is None:
             wait_us = ask.plan.policy.delay_us(following.failures)
@@ -976,10 +1011,10 @@ class LiveRun:
 
     def _stand_still(self, reason: SuspendReason, error: PikkuError) -> None:
         if isinstance(error, NonDeterminismError):
-            log.error("%s", error)
+            log.error("%s", error, extra=self._fields)
             self._engine.diverged.add(self.run_id)
         else:
-            log.error("run %s of %r: %s", self.run_id, self.wired.name, error)
+            log.error("run %s of %r: %s", self.run_id, self.wired.name, error, extra=self._fields)
         self._suspend(reason, error)
 
     def _suspend(self, reason: SuspendReason, error: PikkuError) -> None:
@@ -1056,6 +1091,8 @@ class LiveRun:
                 settle = settle._replace(withdraw=True)
         self._busy = True
         self._settling = settle
+        if self._children or self._detached:
+            self._trace_children()
         replay = self._replay
         base: int | None = replay.delivered - self._delivered_here
         if settle is not None and settle.status != "running" and not self._delivered_here:
@@ -1073,6 +1110,32 @@ class LiveRun:
             self._calls_off,
         )
         self._engine.submit(self._leaving, self._committed)
+
+    def _trace_children(self) -> None:
+        """The runs that the next commit creates belong to the trace of this one."""
+        observer = self._engine.observer
+        self._starts = []
+        for children in (self._children, self._detached):
+            for place, child in enumerate(children):
+                step = child.parent_step or ""
+                traceparent = self._run.traceparent
+                if observer.active:
+                    scope = observer.starting(
+                        child.workflow, child.run_id, within=self.scope, step=step
+                    )
+                    self._starts.append(scope)
+                    traceparent = scope.traceparent or traceparent
+                children[place] = child._replace(traceparent=traceparent)
+
+    def _tell_children(self) -> None:
+        """The children have been created."""
+        observer = self._engine.observer
+        for scope in self._starts:
+            scope.end()
+        self._starts = []
+        if observer.active:
+            for child in (*self._children, *self._detached):
+                observer.started(child.workflow)
 
     def _committed(self, result: OpResult) -> None:
         self._busy = False
@@ -1092,7 +1155,10 @@ class LiveRun:
         elif result.code == "error":
             self._refused(result.error)
         else:
-            log.warning("run %s is executed elsewhere now; dropped here", self.run_id)
+            self._engine.observer.refused()
+            log.warning(
+                "run %s is executed elsewhere now; dropped here", self.run_id, extra=self._fields
+            )
             self.drop()
             self._engine.look_whose(self.run_id)
 
@@ -1111,6 +1177,7 @@ class LiveRun:
         self._ends = []
         self._writes = []
         if self._children or self._detached or self._calls_off:
+            self._tell_children()
             self._children, self._detached, self._calls_off = [], [], []
         if self._entries:
             self._entries = []
@@ -1153,7 +1220,7 @@ class LiveRun:
 
     def _refused(self, error: Exception | None) -> None:
         """The store cannot take this commit, and would not take it a second time."""
-        log.error("run %s: its records are refused: %s", self.run_id, error)
+        log.error("run %s: its records are refused: %s", self.run_id, error, extra=self._fields)
         # A corrupt run is kept for inspection by the store. An app that is being closed waits for
         # no store: whoever has the run next goes on from what is recorded.
         if isinstance(error, CorruptStateError) or self._engine.draining:

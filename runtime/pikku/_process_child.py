@@ -22,8 +22,10 @@ from pikku._contexts import StepContext
 from pikku._error_info import ErrorInfo
 from pikku._logging import log as run_log
 from pikku._processes import Call, Frame, Unpacker, packed
+from pikku._redaction import redact
 from pikku._retry import DEFAULT_POLICY
 from pikku._settings import effective, project_folder
+from pikku._telemetry import UNWATCHED, Scope
 from pikku.errors import AppNotFoundError, AppNotOpenError
 
 
@@ -118,6 +120,15 @@ class NoEngine:
         )
 
 
+def _trace_of(call: Call) -> Scope:
+    """The attempt's trace, so that spans that the function makes are inside it."""
+    if call.traceparent is None or "opentelemetry.trace" not in sys.modules:
+        return UNWATCHED
+    from pikku._tracing import under
+
+    return under(call.traceparent)
+
+
 class CallServer:
     """Executes one call after the other."""
 
@@ -166,6 +177,7 @@ class CallServer:
         app.register()
         project = project_folder(app.package, app._project)
         config, origins = effective(app._settings, hello["overrides"], project)
+        redact(config.redact)
         services = await app._make_services(config, closing)
         opened = OpenApp(app.registry, services, config, origins, closing)
         engine: Any = NoEngine(asyncio.get_running_loop())
@@ -179,8 +191,10 @@ class CallServer:
     async def _answer(self, contexts: Contexts, frame: Frame, cancellation: Cancellation) -> None:
         run_log.setLevel(frame["log_level"])
         self._current = cancellation
+        call = Call(**frame["call"])
         try:
-            end = await self._execute(contexts, Call(**frame["call"]), cancellation)
+            with _trace_of(call):
+                end = await self._execute(contexts, call, cancellation)
         except Exception as error:
             end = End(True, error=ErrorInfo.of(error, traceback=trimmed_traceback(error)))
         self._current = None

@@ -66,7 +66,11 @@ class Unpacker:
 
 
 class Call(NamedTuple):
-    """What a child is asked to execute: an attempt of a step."""
+    """What a child is asked to execute: an attempt of a step.
+
+    Attributes:
+        traceparent: the trace context of the attempt.
+    """
 
     function: str
     data: str | None
@@ -76,6 +80,7 @@ class Call(NamedTuple):
     name: str
     attempt: int
     where: str
+    traceparent: str | None = None
 
 
 class NotReadyError(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import (
     TYPE_CHECKING,
@@ -10,7 +10,6 @@ from typing import (
     ClassVar,
     Generic,
     Literal,
-    Protocol,
     TypeAlias,
     TypeVar,
     overload,
@@ -19,10 +18,12 @@ from typing import (
 from pikku._durations import Duration, duration_us
 from pikku._ids import check_reason
 from pikku.errors import DeclarationError, DurationError
+from pikku.stores.lanes import QueueLimits
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from pikku._app import Caller, OpenApp
     from pikku._functions import Func
 
 I_contra = TypeVar("I_contra", contravariant=True)
@@ -93,6 +94,17 @@ class QueueConfig:
                 hint='write rate_limit=RateLimit(100, "1min")',
             )
 
+    @property
+    def limits(self) -> QueueLimits:
+        """The same as a store keeps to it."""
+        rate = self.rate_limit
+        return QueueLimits(
+            self.concurrency,
+            self.group_concurrency,
+            None if rate is None else rate.count,
+            0 if rate is None else rate.per_us,
+        )
+
 
 def _check_count(owner: str, name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_COUNT:
@@ -141,29 +153,6 @@ class JobInfo:
     priority: int
 
 
-if TYPE_CHECKING:
-
-    class Jobs(Protocol):
-        """The jobs of an open app."""
-
-        async def result(self, queue: str, job_id: str, timeout_us: int | None) -> Any: ...
-        async def info(self, queue: str, job_id: str) -> JobInfo | None: ...
-        async def cancel(self, queue: str, job_id: str, reason: str) -> None: ...
-
-    class WithJobs(Protocol):
-        """An open app, as far as jobs are concerned."""
-
-        @property
-        def jobs(self) -> Jobs: ...
-
-    class JobCaller(Protocol):
-        """Who adds jobs to queues: the app, or a step on its behalf."""
-
-        async def add_job(self, queue: str, /, *data: Any, **options: Any) -> Any: ...
-        async def add_jobs(self, queue: str, items: Iterable[Any], /, **options: Any) -> Any: ...
-        def get_job(self, queue: str, job_id: str, /) -> Any: ...
-
-
 class Job(Generic[O_co]):
     """One piece of work in a queue, wherever it is done. `str(job)` is its id.
 
@@ -172,7 +161,7 @@ class Job(Generic[O_co]):
         queue: the name of its queue.
     """
 
-    def __init__(self, job_id: str, queue: str, opened: Callable[[], WithJobs]) -> None:
+    def __init__(self, job_id: str, queue: str, opened: Callable[[], OpenApp]) -> None:
         self.job_id = job_id
         self.queue = queue
         self._opened = opened
@@ -208,7 +197,7 @@ class Job(Generic[O_co]):
 class BoundQueue(Generic[I_contra, O_co]):
     """`queues.x`: a queue that jobs can be added to."""
 
-    def __init__(self, name: str, caller: JobCaller) -> None:
+    def __init__(self, name: str, caller: Caller) -> None:
         self.name = name
         self._caller = caller
 
@@ -279,17 +268,37 @@ class QueueAttributes:
 
     names: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, caller: Any) -> None:
-        self._caller: JobCaller = caller
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
 
     def __getattr__(self, attribute: str) -> BoundQueue[Any, Any]:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         return BoundQueue(self.names.get(attribute, attribute), self._caller)
 
-    async def add(self, name: str, /, *data: Any, **options: Any) -> Any:
+    async def add(
+        self,
+        name: str,
+        /,
+        *data: Any,
+        delay: Duration | None = None,
+        priority: int = 0,
+        retries: int | None = None,
+        dedupe_id: str | None = None,
+        group: str | None = None,
+        keep_result: bool = False,
+    ) -> Any:
         """Add a job to the queue *name*, as `queues.name.add(data)` does."""
-        return await self._caller.add_job(name, *data, **options)
+        return await self._caller.add_job(
+            name,
+            *data,
+            delay=delay,
+            priority=priority,
+            retries=retries,
+            dedupe_id=dedupe_id,
+            group=group,
+            keep_result=keep_result,
+        )
 
 
 # --- the same without an event loop -------------------------------------------------------------
@@ -397,16 +406,24 @@ class SyncQueueAttributes:
     """`shop.queues`: the attributes of `queues`, for synchronous code."""
 
     def __init__(
-        self, queues: QueueAttributes, wait_for: Callable[[Coroutine[Any, Any, Any]], Any]
+        self,
+        caller: Caller,
+        names: Mapping[str, str],
+        wait_for: Callable[[Coroutine[Any, Any, Any]], Any],
     ) -> None:
-        self._queues = queues
+        self._caller = caller
+        self._names = names
         self._wait_for = wait_for
 
     def __getattr__(self, attribute: str) -> SyncBoundQueue[Any, Any]:
         if attribute.startswith("__"):
             raise AttributeError(attribute)
-        return SyncBoundQueue(getattr(self._queues, attribute), self._wait_for)
+        return self._queue(self._names.get(attribute, attribute))
 
     def add(self, name: str, /, *data: Any, **options: Any) -> SyncJob[Any]:
         """Add a job to the queue *name*, as `shop.queues.name.add(data)` does."""
-        return SyncJob(self._wait_for(self._queues.add(name, *data, **options)), self._wait_for)
+        job: SyncJob[Any] = self._queue(name).add(*data, **options)
+        return job
+
+    def _queue(self, name: str) -> SyncBoundQueue[Any, Any]:
+        return SyncBoundQueue(BoundQueue[Any, Any](name, self._caller), self._wait_for)

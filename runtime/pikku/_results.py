@@ -46,8 +46,11 @@ class Results:
         """Whether no one waits for anything."""
         return not self._waiting
 
-    async def result(self, run_id: str, timeout_us: int | None) -> Settle:
+    async def result(self, run_id: str, timeout_us: int | None, *, watches: bool = False) -> Settle:
         """How the run ended, once it has.
+
+        Args:
+            watches: have the store tell of its end, whatever it pushes: the run may be gone then.
 
         Raises:
             RunNotFoundError: if there is no such run.
@@ -55,22 +58,22 @@ class Results:
             StoreUnavailableError: if the app is closed meanwhile.
         """
         if timeout_us is None:
-            return await self._result(run_id)
+            return await self._result(run_id, watches)
         try:
             async with asyncio.timeout(timeout_us / 1e6):
-                return await self._result(run_id)
+                return await self._result(run_id, watches)
         except TimeoutError:
             raise ResultTimeoutError(
                 f"run {run_id} did not end within {timeout_us / 1e6:g} s"
             ) from None
 
-    async def _result(self, run_id: str) -> Settle:
+    async def _result(self, run_id: str, watches: bool) -> Settle:
         while True:
             if (ended := self._ended.get(run_id)) is not None:
                 return ended
             if self._closed:
                 raise StoreUnavailableError("the app was closed meanwhile", hint=GO_ON)
-            if run_id in self._live or self._store.pushes:
+            if run_id in self._live or watches or self._store.pushes:
                 settle = await self._wait(run_id)
                 if settle is not None and settle.status in FINAL_STATUSES:
                     return settle

@@ -21,8 +21,11 @@ ENVIRONMENT = {
     "store": "PIKKU_STORE",
     "queue_service": "PIKKU_QUEUE_SERVICE",
     "retention": "PIKKU_RETENTION",
+    "log_format": "PIKKU_LOG_FORMAT",
+    "redact": "PIKKU_REDACT",
 }
 QUEUE_SERVICES = ("none", "store")
+LOG_FORMATS = ("text", "json")
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,14 @@ class Config:
             through the store's own queues).
         project: the folder from which relative paths count.
         retention: for how long a run is kept after its end, in microseconds, by its status; a
-            status that is not there is kept for ever, as far as the store keeps it.
     """
 
     store: str
     queue_service: str
     project: Path
     retention: Mapping[str, int] = field(default_factory=dict[str, int])
+    log_format: str = "text"
+    redact: tuple[str, ...] = ()
 
 
 def effective(
@@ -100,7 +104,13 @@ def effective(
     for key in baked:
         if key not in ENVIRONMENT:
             raise SettingError(f"unknown setting {key!r}", hint=nearest(key, ENVIRONMENT))
-    values = {"store": DEFAULT_STORE, "queue_service": "none", "retention": ""}
+    values = {
+        "store": DEFAULT_STORE,
+        "queue_service": "none",
+        "retention": "",
+        "log_format": "text",
+        "redact": "",
+    }
     origins = dict.fromkeys(values, "default")
     for key, variable in ENVIRONMENT.items():
         layers = (
@@ -118,8 +128,20 @@ def effective(
             hint=nearest(values["queue_service"], QUEUE_SERVICES)
             or "write 'none' (runs are executed where they are started) or 'store' (by workers)",
         )
-    retention = parsed_retention(values["retention"])
-    return Config(values["store"], values["queue_service"], project, retention), origins
+    if values["log_format"] not in LOG_FORMATS:
+        raise SettingError(
+            f"log_format is {values['log_format']!r}",
+            hint=nearest(values["log_format"], LOG_FORMATS) or "write 'text' or 'json'",
+        )
+    config = Config(
+        values["store"],
+        values["queue_service"],
+        project,
+        parsed_retention(values["retention"]),
+        values["log_format"],
+        tuple(key for each in values["redact"].split(",") if (key := each.strip())),
+    )
+    return config, origins
 
 
 def parsed_retention(text: str) -> dict[str, int]:

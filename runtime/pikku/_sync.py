@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 from pikku._app import App
 from pikku._durations import Duration
 from pikku._functions import WorkflowRef
+from pikku._queues import SyncQueueAttributes
 from pikku._run import Run, SyncRun
 
 I_contra = TypeVar("I_contra", contravariant=True)
@@ -103,9 +104,16 @@ class SyncBoundWorkflow(WorkflowRef[I_contra, O_co]):
 class SyncApp:
     """An open app for synchronous code."""
 
-    def __init__(self, app: App[Any], names: Mapping[str, str], wait_for: WaitFor) -> None:
+    def __init__(
+        self,
+        app: App[Any],
+        names: Mapping[str, str],
+        queues: Mapping[str, str],
+        wait_for: WaitFor,
+    ) -> None:
         self._app = app
         self._wait_for = wait_for
+        self.queues = SyncQueueAttributes(app, queues, wait_for)
         self.workflows = SyncWorkflowAttributes(app, names, wait_for)
 
     def get_run(self, name: str, run_id: str, /) -> SyncRun[Any]:
@@ -129,7 +137,7 @@ class SyncWorkflowAttributes:
 
 
 def sync_opener(
-    app: App[Any], names: Mapping[str, str]
+    app: App[Any], names: Mapping[str, str], queues: Mapping[str, str]
 ) -> Callable[..., AbstractContextManager[SyncApp]]:
     """The `open_app` of a generated package."""
 
@@ -156,7 +164,7 @@ def sync_opener(
         try:
             wait_for(_enter(opening))
             try:
-                yield SyncApp(app, names, wait_for)
+                yield SyncApp(app, names, queues, wait_for)
             finally:
                 wait_for(_leave(opening))
         finally:

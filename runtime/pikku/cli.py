@@ -16,12 +16,15 @@ from pikku._commands.dev import dev
 from pikku._commands.doctor import doctor
 from pikku._commands.init import init
 from pikku._commands.output import complain
+from pikku._commands.queue import queue
 from pikku._commands.runs import runs
+from pikku._commands.schedule import schedule
 from pikku._commands.serve import serve
 from pikku._commands.target import Target
 from pikku._commands.worker import worker
 from pikku.errors import (
     InternalError,
+    JobNotFoundError,
     NoSuchStepError,
     PikkuError,
     ReplayDivergedError,
@@ -29,6 +32,8 @@ from pikku.errors import (
     RunCancelledError,
     RunFailedError,
     RunNotFoundError,
+    UnknownQueueError,
+    UnknownScheduleError,
     UnknownSignalError,
     UnknownWorkflowError,
 )
@@ -41,7 +46,10 @@ _EXIT_CODES: Final[tuple[tuple[type[PikkuError], int], ...]] = (
     (RunNotFoundError, 3),
     (UnknownWorkflowError, 3),
     (UnknownSignalError, 3),
+    (UnknownScheduleError, 3),
     (NoSuchStepError, 3),
+    (JobNotFoundError, 3),
+    (UnknownQueueError, 3),
     (ResultTimeoutError, 4),
     (RunCancelledError, 5),
 )
@@ -102,7 +110,7 @@ def main(context: click.Context, app: str | None, store: str | None, version: bo
         click.echo(context.get_help())
 
 
-for _command in (demo, init, dev, runs, worker, serve, doctor, db):
+for _command in (demo, init, dev, runs, queue, schedule, worker, serve, doctor, db):
     main.add_command(_command)
 for _command in (
     *(words.signal, words.approvals, words.approve, words.reject),

@@ -17,7 +17,8 @@
     │                              ApproverError · DepthLimitError · FanOutError
     │                              CompensationError · HistoryFormatError
     │                              ReplayDivergedError
-    ├─ QueueError          PKR4xx  LeaseLostError
+    ├─ QueueError          PKR4xx  LeaseLostError · JobFailedError · JobCancelledError
+    │                              JobNotFoundError · JobStateError
     ├─ StoreError          PKR5xx  StoreUnavailableError · SchemaVersionError
     │                              StoreReadOnlyError · StoreFullError · CorruptStoreError
     │                              StoreUnsafeError · TransactionError
@@ -540,6 +541,54 @@ class LeaseLostError(QueueError):
 
     code = "PKR401"
     remedy = "look for what stopped the process or its event loop; nothing recorded is lost"
+
+
+class JobFailedError(QueueError):
+    """A job failed for good; raised by `result()`. It is a dead letter of its queue now."""
+
+    code = "PKR402"
+
+    def __init__(self, job_id: str, queue: str, error: ErrorInfo):
+        self.job_id = job_id
+        self.queue = queue
+        self.error = error
+        super().__init__(
+            f"job {job_id} failed: {error.type}: {error.message}",
+            hint=error.hint or f"pikku queue retry {queue} {job_id}",
+        )
+
+    def caused_by(self, kind: type[BaseException], /) -> bool:
+        """Whether the error that ended the job was a *kind* (subclasses count)."""
+        return self.error.is_a(kind)
+
+
+class JobCancelledError(QueueError):
+    """A job was cancelled; raised by `result()`."""
+
+    code = "PKR403"
+
+    def __init__(self, job_id: str, queue: str, reason: str):
+        self.job_id = job_id
+        self.queue = queue
+        self.reason = reason
+        super().__init__(f"job {job_id} was cancelled: {reason}", hint="")
+
+
+class JobNotFoundError(QueueError):
+    """No job has this id in this store, or no longer."""
+
+    code = "PKR404"
+    remedy = "a job is gone once it has completed, unless it was added with keep_result=True"
+
+    def __init__(self, job_id: str, *, store: str):
+        self.job_id = job_id
+        super().__init__(f"no job {job_id!r} in {store}")
+
+
+class JobStateError(QueueError):
+    """A job is in a state in which this cannot be done to it."""
+
+    code = "PKR405"
 
 
 # --- calls of functions -----------------------------------------------------------

@@ -6,17 +6,21 @@ from __future__ import annotations
 from decimal import Decimal
 
 from pikku import Undo
-from shop.types import Purchase, Purchased, Verdict
+from shop.types import Purchase, Purchased, SendEmail, Verdict
 from shop_pikku import (
     Context,
     WorkflowContext,
     pikku_func,
     pikku_workflow_func,
+    queues,
     wire_workflow,
 )
 
 LIMIT = Decimal(1000)
 """What may be bought without asking."""
+
+OFFICE = "purchases@shop.example"
+"""Where receipts go."""
 
 
 class NotApproved(Exception):
@@ -40,9 +44,12 @@ async def release_budget(ctx: Context, undo: Undo[Purchase, str]) -> None:
 
 @pikku_func
 async def place_order(ctx: Context, purchase: Purchase) -> None:
-    """Order at the supplier."""
+    """Order at the supplier, and leave the receipt to the mail queue: one, however often this is
+    tried."""
     key = ctx.step.invocation_id
     ctx.services.ledger.record("place_order", key, purchase_id=purchase.purchase_id)
+    receipt = SendEmail(to=OFFICE, message=f"ordered {purchase.item} for {purchase.amount}")
+    await queues.emails.add(receipt, dedupe_id=key, group=OFFICE)
 
 
 @pikku_workflow_func

@@ -1,6 +1,10 @@
-"""A report: each article is counted on its own, and the counts are put together."""
+"""A report: each article is counted on its own, and the counts are put together; and one of all
+that is reserved, every night."""
 
 from __future__ import annotations
+
+from collections import Counter
+from datetime import datetime
 
 from shop.types import Report
 from shop_pikku import (
@@ -8,6 +12,7 @@ from shop_pikku import (
     WorkflowContext,
     pikku_func,
     pikku_workflow_func,
+    wire_scheduler,
     wire_workflow,
 )
 
@@ -29,3 +34,22 @@ async def report_workflow(ctx: WorkflowContext, skus: list[str]) -> Report:
 
 
 wire_workflow(name="report", description="Reserved articles", func=report_workflow)
+
+
+@pikku_func(retries=2, retry_delay="1min")
+def nightly_report(ctx: Context, due: datetime) -> Report:
+    """How much of every article is reserved by then."""
+    reserved: Counter[str] = Counter()
+    for entry in ctx.services.ledger.entries():
+        if entry["function"] == "reserve":
+            reserved[str(entry["sku"])] += int(str(entry["quantity"]))
+    return Report(reserved=dict(reserved), total=reserved.total())
+
+
+wire_scheduler(
+    name="nightly_report",
+    schedule="0 3 * * *",
+    timezone="Europe/Berlin",
+    func=nightly_report,
+    description="Reserved articles, every night",
+)

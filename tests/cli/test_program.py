@@ -95,6 +95,8 @@ def test_the_doctor_names_each_setting_with_its_origin(desk: Desk) -> None:
         "store": {"value": "sqlite:///b.db", "origin": "environment"},
         "queue_service": {"value": "none", "origin": "default"},
         "retention": {"value": "for ever", "origin": "default"},
+        "log_format": {"value": "text", "origin": "default"},
+        "redact": {"value": "the usual keys", "origin": "default"},
     }
 
 

@@ -44,7 +44,7 @@ def test_a_build_finds_the_project_above_and_says_what_it_wrote(project: Path) -
 
     assert result.exit_code == 0
     assert result.stdout == ""
-    assert result.stderr == "pikku-gen: shop_pikku: 18 written, 0 unchanged\n"
+    assert result.stderr == "pikku-gen: shop_pikku: 20 written, 0 unchanged\n"
     assert (project / "shop_pikku" / "py.typed").exists()
 
 
@@ -53,7 +53,7 @@ def test_check_exits_with_1_and_the_diff_on_stdout_when_stale(project: Path) -> 
 
     assert result.exit_code == 1
     assert "+++ shop_pikku/_rpc.pyi" in result.stdout
-    assert result.stderr.endswith("is stale (18 files); run pikku-gen\n")
+    assert result.stderr.endswith("is stale (20 files); run pikku-gen\n")
 
 
 def test_check_exits_with_0_when_fresh(project: Path) -> None:

@@ -562,7 +562,7 @@ def test_warnings_are_printed_and_the_package_is_written(shop: Shop) -> None:
 
     assert result.exit_code == 0
     assert "PKG306 warning: `time.time()` reads the clock" in result.stderr
-    assert result.stderr.endswith("18 written, 0 unchanged; 1 warning\n")
+    assert result.stderr.endswith("20 written, 0 unchanged; 1 warning\n")
     again = CliRunner().invoke(main, ["--project", str(shop.folder)])
     assert again.stderr.endswith("is up to date; 1 warning\n")
 

@@ -84,7 +84,8 @@ import requests
 from pydantic import Field
 
 from shop_pikku import Context, WorkflowContext, pikku_func, pikku_workflow_func
-from shop_pikku import signals, wire_signal, wire_workflow
+from shop_pikku import queues, signals, wire_signal, wire_workflow
+from shop_pikku import wire_queue_worker, wire_scheduler
 from shop.types import Card, Charge, Email, Item, Order, Receipt, Renewal, Transfer, Upgrade
 """
 FUNCTIONS = f"""\
@@ -102,6 +103,10 @@ async def send_email(ctx: Context, data: Email) -> None: ...
 async def reserve(ctx: Context, data: Item) -> None: ...
 
 
+@pikku_func
+async def report(ctx: Context) -> None: ...
+
+
 @pikku_workflow_func
 async def order_workflow(ctx: WorkflowContext) -> None: ...
 
@@ -116,6 +121,7 @@ async def welcome_workflow(ctx: WorkflowContext, data: Email) -> None: ...
 MODULE = f"""\
 {NAMES}
 from shop.functions import charge, order_workflow, refund_workflow, send_email, welcome_workflow
+from shop.functions import report
 
 PREFIX = "shop-"
 options = {{"name": PREFIX}}
@@ -157,7 +163,7 @@ async def create_services() -> Services: ...
 MODULES = {
     *("PKG103", "PKG105", "PKG106", "PKG201", "PKG202", "PKG203", "PKG204", "PKG205", "PKG206"),
     *("PKG207", "PKG208", "PKG209", "PKG212", "PKG214", "PKG215", "PKG216", "PKG218", "PKG219"),
-    "PKG220",
+    *("PKG220", "PKG221", "PKG222", "PKG223", "PKG224", "PKG225", "PKG226", "PKG227"),
 }
 BODIES = {"PKG210", "PKG211", "PKG213", *(code for code in TABLE if code.startswith("PKG3"))}
 OF_SETTINGS = {code for code in TABLE if code.startswith("PKG5")}
@@ -172,7 +178,9 @@ INSTEAD = {
     "PKG105": "@pikku_func\nasync def pay(ctx: Context) -> None: ...",
     "PKG106": '@pikku_func(name="pay")\nasync def _pay(ctx: Context) -> None: ...\n'
     'wire_workflow(name="order", func=order_workflow)\n'
-    'upgraded = wire_signal(name="upgraded", payload=Upgrade)',
+    'upgraded = wire_signal(name="upgraded", payload=Upgrade)\n'
+    'wire_queue_worker(queue="mail", func=send_email)\n'
+    'wire_scheduler(name="nightly", schedule="0 3 * * *", func=report)',
     "PKG201": "@pikku_func\nasync def pay(ctx: Context, data: Charge) -> Receipt: ...",
     "PKG202": "@pikku_func\nasync def pay(ctx: Context, data: Charge) -> Receipt: ...",
     "PKG203": "@pikku_func\nasync def pay(ctx: Context, data: Charge) -> Receipt: ...",
@@ -200,6 +208,21 @@ INSTEAD = {
     'renewed = wire_signal(name="renewed", payload=Renewal)',
     "PKG219": 'upgraded = wire_signal(name="upgraded", payload=Upgrade)',
     "PKG220": 'wire_workflow(name="order", func=order_workflow)',
+    "PKG221": 'wire_queue_worker(queue="mail", func=send_email)\n'
+    'wire_queue_worker(queue="charges", func=charge)',
+    "PKG222": 'wire_scheduler(name="nightly", schedule="0 3 * * *", func=report)\n'
+    'wire_scheduler(name="early", schedule="0 4 * * *", func=report)',
+    "PKG223": "@pikku_func\nasync def begin(ctx: Context, data: Charge) -> None:\n"
+    '    await ctx.rpc.start_workflow("order")\n\n'
+    'wire_workflow(name="order", func=order_workflow)\n'
+    'wire_queue_worker(queue="orders", func=begin)',
+    "PKG224": "@pikku_func\nasync def bill(ctx: Context, due: datetime) -> None: ...\n\n"
+    'wire_scheduler(name="nightly", schedule="0 3 * * *", func=bill)',
+    "PKG225": 'wire_scheduler(name="nightly", schedule="0 3 * * *", func=report)',
+    "PKG226": "wire_scheduler(\n"
+    '    name="nightly", schedule="0 3 * * *", timezone="Europe/Berlin", func=report\n)',
+    "PKG227": 'wire_workflow(name="order", func=order_workflow)\n'
+    'wire_queue_worker(queue="outgoing-mail", func=send_email)',
     "PKG301": 'await ctx.workflow.do("Send email", ctx.rpc.send_email, data)',
     "PKG302": 'await ctx.workflow.sleep("Wait", "5min")',
     "PKG303": 'email = ctx.workflow.do("Send", "send_email", data)\nawait email',

@@ -122,7 +122,7 @@ def test_with_check_a_stale_package_ends_the_build_and_nothing_is_written(projec
     fresh = build(project, "wheel")
 
     assert stale.returncode == 1
-    assert "shop_pikku is stale (18 files); run pikku-gen" in stale.stderr
+    assert "shop_pikku is stale (20 files); run pikku-gen" in stale.stderr
     assert fresh.returncode == 0
 
 

@@ -402,6 +402,56 @@ def test_signals_are_named_by_strings_while_they_are_few(
     assert "s7: Signal[int]" in (shop.package / "_signals.pyi").read_text(encoding="utf-8")
 
 
+FUNCTION_OF_QUEUES = """
+from shop_pikku import Context, pikku_func
+
+
+@pikku_func
+async def count(ctx: Context, number: int) -> int: ...
+"""
+
+
+@pytest.mark.parametrize(("count", "strings"), [(50, True), (51, False)])
+def test_queues_are_named_by_strings_while_they_are_few(
+    shop: Shop, count: int, strings: bool
+) -> None:
+    lines = [f'wire_queue_worker(queue="q{n}", func=count)\n' for n in range(count)]
+    head = "from shop.functions import count\nfrom shop_pikku import wire_queue_worker\n"
+    shop.write("shop/functions.py", FUNCTION_OF_QUEUES)
+    shop.write("shop/wiring.py", head + "".join(lines))
+
+    outcome = shop.run()
+
+    assert codes(outcome) == ([] if strings else ["PKG217"])
+    for stub in ("_queues.pyi", "sync.pyi"):
+        assert ('Literal["q0"]' in (shop.package / stub).read_text(encoding="utf-8")) == strings
+    assert "q7: BoundQueue[int, int]" in (shop.package / "_queues.pyi").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "wire",
+    [
+        'wire_queue_worker(queue="numbers", func=count)',
+        'wire_scheduler(name="nightly", schedule="@daily", func=tidy)',
+    ],
+)
+def test_a_module_with_nothing_but_a_queue_or_a_schedule_is_registered(
+    shop: Shop, wire: str
+) -> None:
+    tidy = "\n@pikku_func\nasync def tidy(ctx: Context) -> None: ...\n"
+    shop.write("shop/functions.py", FUNCTION_OF_QUEUES + tidy)
+    name = wire.partition("(")[0]
+    head = f"from shop.functions import count, tidy\nfrom shop.names import {name}\n\n"
+    shop.write("shop/names.py", f"from shop_pikku import {name}\n")
+    shop.write("shop/wiring.py", f"{head}{wire}\n")
+
+    outcome = shop.run()
+
+    assert codes(outcome) == []
+    bootstrap = (shop.package / "_bootstrap.py").read_text(encoding="utf-8")
+    assert "import shop.wiring" in bootstrap
+
+
 def test_a_module_with_nothing_but_a_signal_is_registered(shop: Shop) -> None:
     shop.write("shop/signals.py", 'from shop_pikku import wire_signal\n\nwire_signal(name="s")\n')
 

@@ -123,7 +123,7 @@ def test_a_stale_package_is_told_though_it_is_no_finding(project: Path) -> None:
 
     assert said["executionSuccessful"]
     assert said["toolExecutionNotifications"][0]["message"]["text"].endswith(
-        "is stale (18 files); run pikku-gen"
+        "is stale (20 files); run pikku-gen"
     )
 
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "generated" / "shop_pikku"
 ALLOWED = Path(__file__).with_name("stubtest_allowed.txt")
 STUBS = sorted(PACKAGE.glob("*.pyi"))
-MADE_BY_THE_PACKAGE = {"SyncApp", "Fakes", "Rpc", "RpcNames", "Workflows", "Signals"}
+MADE_BY_THE_PACKAGE = {"SyncApp", "Fakes", "Rpc", "RpcNames", "Workflows", "Signals", "Queues"}
 FORWARDED: dict[str, Callable[..., Any]] = {
     "Rpc.start_workflow": pikku.App[Any].start_workflow,
     "WorkflowLab.__init__": pikku.testing.WorkflowLab.__init__,

@@ -297,7 +297,7 @@ def test_it_sees_saves_and_new_folders_and_a_signal_ends_it_with_0(
         rest = process.communicate(timeout=30)
 
     assert first[0] == "pikku-gen: generating: the whole project"
-    assert first[1].startswith("pikku-gen: shop_pikku: 18 written, 0 unchanged (")
+    assert first[1].startswith("pikku-gen: shop_pikku: 20 written, 0 unchanged (")
     assert broken[0] == "pikku-gen: generating: shop/functions.py changed"
     assert broken[1].startswith("shop/functions.py:1:")
     assert broken[-1].startswith("pikku-gen: 1 error; nothing was written (")

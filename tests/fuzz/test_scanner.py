@@ -50,8 +50,8 @@ import asyncio
 import functools
 from typing import Any
 from shop_pikku import (
-    Context, WorkflowContext, pikku_func, pikku_workflow_func, rpc, signals, start_workflow,
-    wire_signal, wire_workflow, workflows,
+    Context, WorkflowContext, pikku_func, pikku_workflow_func, queues, rpc, signals,
+    start_workflow, wire_queue_worker, wire_scheduler, wire_signal, wire_workflow, workflows,
 )
 import shop_pikku as gen
 
@@ -112,6 +112,19 @@ wire_workflow(name='{n}', func=work, expose='yes', tags={{1}}, colour=3)
 wire_signal('{n}')
 wire_signal(name='')
 wire_signal(name='{n}', payload=int | (lambda: 1))
+# ---
+wire_queue_worker(queue='{n}', func=work.x, config=[*queues])
+wire_queue_worker(queue=f'{n}', func=work, config=None, **more)
+wire_queue_worker('{n}', work)
+# ---
+wire_scheduler(name='{n}', schedule='* * 1#1 \\0 é', timezone='/', func=work)
+wire_scheduler(name='{n}', schedule=b'@daily', timezone=None, catch_up=3, func=lambda: work)
+wire_scheduler(schedule='@daily', func=work)
+# ---
+async def {n}(): await queues.add(); await queues.{n}.add(*[1]); queues().add.get_job(1)
+# ---
+@pikku_workflow_func
+async def {n}(ctx: Any): queues.add(*ctx); queues.x.add(); (await queues.add(f'{n}')).x
 # ---
 @pikku_func
 async def {n}(ctx: Context, data: 'list[') -> '1 +': ...

@@ -13,7 +13,7 @@ PUBLIC = """
     EngineOptions ErrorInfo ExternalWorkflow Func FunctionContext Job JobInfo Next PayloadCodec
     PermissionDeniedError PikkuError PublicError QueueAttributes QueueConfig QueueService
     RateLimit Registry RetryError RpcAttributes RpcRef RpcRefAttributes Run RunAccess
-    RunCancelledError RunFailedError RunInfo Saga Session Signal SignalAttributes
+    RunCancelledError RunFailedError RunInfo Saga ScheduleInfo Session Signal SignalAttributes
     SignalTimeoutError StepContext StepFailedError StepFailure StoreQueueService SyncApp
     SyncBoundQueue SyncBoundWorkflow SyncJob SyncRun TerminalError UnauthorizedError Undo Work
     Workflow WorkflowAttributes WorkflowFunctionContext WorkflowRef WorkflowSteps WorkflowWire

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = {"libcst", "jinja2", "redis", "rich", "click", "pydantic", "sqlite3", "asyncio", "logging"}
+HEAVY = {
+    *("libcst", "jinja2", "redis", "rich", "click", "pydantic", "sqlite3", "asyncio", "logging"),
+    *("opentelemetry", "prometheus_client"),
+}
 
 
 def loaded_after(statement: str) -> set[str]:

@@ -117,6 +117,16 @@ def test_a_rate_is_a_rate() -> None:
         QueueConfig(rate_limit=100)  # type: ignore[arg-type]
 
 
+DEFAULTS: dict[str, Any] = {
+    "delay": None,
+    "priority": 0,
+    "retries": None,
+    "dedupe_id": None,
+    "group": None,
+    "keep_result": False,
+}
+
+
 class Noting:
     """Notes what it is asked to add."""
 
@@ -138,7 +148,8 @@ async def test_a_queue_is_reached_by_attribute_and_by_name() -> None:
     class Queues(QueueAttributes):
         names = {"mail_out": "mail-out"}  # noqa: RUF012
 
-    caller = Noting()
+    noting = Noting()
+    caller: Any = noting
     queues = Queues(caller)
 
     await queues.mail_out.add(3, priority=5)
@@ -148,14 +159,14 @@ async def test_a_queue_is_reached_by_attribute_and_by_name() -> None:
     added = await BoundQueue[int, None]("mail", caller).add_many([1, 2], group="g")
 
     assert added == []
-    assert caller.said[:4] == [
+    assert noting.said[:4] == [
         ("mail-out", 3, {"priority": 5}),
-        ("mail-out", 3, {"priority": 5}),
+        ("mail-out", 3, DEFAULTS | {"priority": 5}),
         ("sweep", {}),
         ("sweep", "j1"),
     ]
-    assert caller.said[4][:3] == ("mail", 1, 2)
-    assert caller.said[4][3]["group"] == "g"
+    assert noting.said[4][:3] == ("mail", 1, 2)
+    assert noting.said[4][3]["group"] == "g"
 
 
 # --- schedules --------------------------------------------------------------------------------

@@ -71,7 +71,8 @@ async def test_a_cheap_purchase_needs_nobody(lab: WorkflowLab, services: Service
         run = await workflows.purchase.start(purchase("10"))
 
         assert await bought(run) == Purchased(status="ordered")
-    assert done(services) == ["reserve_budget", "place_order"]
+        await lab.settle()
+    assert done(services) == ["reserve_budget", "place_order", "send_email"]
 
 
 async def test_a_dear_purchase_waits_for_somebody_else_than_its_initiator(
@@ -89,7 +90,9 @@ async def test_a_dear_purchase_waits_for_somebody_else_than_its_initiator(
         await run.approve("Approve purchase", Verdict(cost_centre="kitchen"), by="bob")
 
         assert await bought(run) == Purchased(status="ordered", cost_centre="kitchen")
-    assert done(services) == ["reserve_budget", "place_order"]
+        await lab.settle()
+    assert done(services) == ["reserve_budget", "place_order", "send_email"]
+    assert services.ledger.entries()[-1]["message"] == "ordered a new oven for 5000"
 
 
 @pytest.mark.parametrize("outcome", ["rejected", "expired"])

@@ -586,7 +586,8 @@ class StoreMachine(RuleBasedStateMachine):
                     granted = "yes" if run.cancel is None else "maybe"
                     found.put(found.attempt + 1, self.clock.now_us(), None, granted=granted)
                 elif found.due is None or found.due <= self.clock.now_us():
-                    granted = "maybe" if found.granted == "maybe" else "yes"
+                    unsure = run.cancel is not None or found.granted == "maybe"
+                    granted = "maybe" if unsure else "yes"
                     found.put(found.attempt, self.clock.now_us(), None, granted=granted)
         self.check(run_id)
 

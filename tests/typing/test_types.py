@@ -16,6 +16,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 CASES = Path(__file__).parent / "cases"
 GOLDEN = ROOT / "tests" / "golden"
@@ -118,10 +120,13 @@ def test_pyright_reports_every_misuse_at_its_line_and_knows_every_type(tmp_path:
     assert revealed == marked("R")
 
 
-def test_a_package_full_of_difficult_names_is_clean_in_both_checkers(tmp_path: Path) -> None:
-    package = tmp_path / "names"
-    shutil.copytree(GOLDEN / "names" / "expected", package)
-    sources = [ROOT / "runtime", GOLDEN / "names"]
+@pytest.mark.parametrize("case", ["names", "queues", "schedules"])
+def test_a_package_full_of_difficult_names_is_clean_in_both_checkers(
+    case: str, tmp_path: Path
+) -> None:
+    package = tmp_path / case
+    shutil.copytree(GOLDEN / case / "expected", package)
+    sources = [ROOT / "runtime", GOLDEN / case]
 
-    assert mypy(package, [package, *sources], ".mypy_cache/names")[0] == {}
+    assert mypy(package, [package, *sources], f".mypy_cache/{case}")[0] == {}
     assert pyright(package, [package, *sources])[0] == {}

@@ -8,7 +8,7 @@ from typing import Final
 
 from pikku_gen.diagnostics import Diagnostic, diagnostic
 from pikku_gen.link.annotations import resolve_annotation
-from pikku_gen.link.attributes import attribute_for
+from pikku_gen.link.attributes import QUEUES, attribute_for
 from pikku_gen.link.authorize import resolve_authorize
 from pikku_gen.link.functions import function_named
 from pikku_gen.link.graph import Graphs, version_of
@@ -20,7 +20,9 @@ from pikku_gen.model.app import (
     App,
     FunctionModel,
     LooseWire,
+    QueueModel,
     RpcModel,
+    ScheduleModel,
     SignalModel,
     Source,
     TypeRef,
@@ -29,6 +31,7 @@ from pikku_gen.model.app import (
 from pikku_gen.model.facts import FunctionFact, ScanFact
 from pikku_gen.project import Project
 
+QUEUE_STRINGS: Final = 50
 RPC_STRINGS: Final = 50
 STEP_STRINGS: Final = 50
 """Functions and workflows together: up to here a step may name a workflow by a string."""
@@ -60,6 +63,8 @@ def link(
                 rpcs.append(RpcModel(found.name, attribute_for(found.name), model))
     workflows, loose = _wired(table, scanned, functions)
     workflows.sort(key=lambda flow: (flow.name, flow.place))
+    queues = _queues(table, scanned, functions, loose)
+    schedules = _schedules(table, scanned, functions, loose)
     signals, unresolved = _signals(table, scanned)
     problems += unresolved
     rpcs.sort(key=lambda rpc: (rpc.name, rpc.function.place))
@@ -86,6 +91,8 @@ def link(
             for key, value in (
                 ("queue_service", settings.queue_service),
                 ("retention", settings.retention),
+                ("log_format", settings.log_format),
+                ("redact", settings.redact),
                 ("store", settings.store),
             )
             if value is not None
@@ -93,6 +100,8 @@ def link(
         rpcs=tuple(rpcs),
         workflows=tuple(workflows),
         signals=tuple(signals),
+        queues=tuple(queues),
+        schedules=tuple(schedules),
         unwired=tuple(
             function
             for key, function in sorted(functions.items())
@@ -100,15 +109,10 @@ def link(
         ),
         loose=tuple(loose),
         uses=tuple((source, use) for source, fact in scanned for use in fact.uses),
-        modules=tuple(
-            sorted(
-                source.module
-                for source, fact in scanned
-                if fact.functions or fact.wires or fact.signals or fact.middleware
-            )
-        ),
+        modules=tuple(sorted(source.module for source, fact in scanned if fact.declares)),
         helpers=tuple(helpers),
         mixed=tuple(_mixed(scanned, rpcs, workflows, signals)),
+        queue_strings=emits(settings.string_names, len(queues), QUEUE_STRINGS),
         rpc_strings=emits(settings.string_names, len(rpcs), RPC_STRINGS),
         child_strings=emits(settings.string_names, len(rpcs) + len(workflows), STEP_STRINGS),
         signal_strings=emits(settings.string_names, len(signals), SIGNAL_STRINGS),
@@ -139,6 +143,41 @@ def _wired(
                 attribute = attribute_for(wire.name)
                 workflows.append(WorkflowModel(wire.name, attribute, source, wire, function))
     return workflows, loose
+
+
+def _queues(
+    table: SymbolTable,
+    scanned: Scanned,
+    functions: dict[tuple[str, str], FunctionModel],
+    loose: list[LooseWire],
+) -> list[QueueModel]:
+    queues: list[QueueModel] = []
+    for source, fact in scanned:
+        for queue in fact.queues:
+            function = function_named(table, functions, source.module, queue.func)
+            if function is None or function.fact.kind != "function":
+                loose.append(LooseWire(source, queue))
+            else:
+                attribute = attribute_for(queue.queue, taken=QUEUES)
+                queues.append(QueueModel(queue.queue, attribute, source, queue, function))
+    return sorted(queues, key=lambda queue: (queue.name, queue.place))
+
+
+def _schedules(
+    table: SymbolTable,
+    scanned: Scanned,
+    functions: dict[tuple[str, str], FunctionModel],
+    loose: list[LooseWire],
+) -> list[ScheduleModel]:
+    schedules: list[ScheduleModel] = []
+    for source, fact in scanned:
+        for schedule in fact.schedules:
+            function = function_named(table, functions, source.module, schedule.func)
+            if function is None:
+                loose.append(LooseWire(source, schedule))
+            else:
+                schedules.append(ScheduleModel(schedule.name, source, schedule, function))
+    return sorted(schedules, key=lambda schedule: (schedule.name, schedule.place))
 
 
 def _versioned(flow: WorkflowModel, graphs: Graphs, *, placed: bool) -> WorkflowModel:

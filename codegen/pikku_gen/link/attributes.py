@@ -36,11 +36,16 @@ RESERVED: Final = frozenset(
 )
 
 
-def attribute_for(name: str) -> str:
+QUEUES: Final = frozenset({"add", "int", "BoundQueue", "Job", "SyncBoundQueue", "SyncJob"})
+"""What a queue's attribute may not be, besides."""
+
+
+def attribute_for(name: str, *, taken: frozenset[str] = frozenset()) -> str:
     """The name itself where it is an identifier that is free; else the nearest one that is."""
     attribute = name if name.isidentifier() else re.sub(r"\W", "_", name)
     if not attribute.isidentifier():
         attribute = f"_{attribute}"
-    if keyword.iskeyword(attribute) or attribute in RESERVED or attribute.startswith("__"):
+    reserved = attribute in RESERVED or attribute in taken
+    if keyword.iskeyword(attribute) or reserved or attribute.startswith("__"):
         attribute = f"{attribute}_" if not attribute.startswith("__") else f"x{attribute}"
     return attribute

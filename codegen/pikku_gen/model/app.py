@@ -9,6 +9,8 @@ from pikku_gen.model.facts import (
     FunctionFact,
     HelperFact,
     NameUse,
+    QueueFact,
+    ScheduleFact,
     SignalFact,
     UseFact,
     WireFact,
@@ -143,11 +145,47 @@ class SignalModel:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueModel:
+    """A queue and the function that does its jobs."""
+
+    name: str
+    attribute: str
+    source: Source
+    fact: QueueFact
+    function: FunctionModel
+
+    @property
+    def place(self) -> Place:
+        """Where its name is given in `wire_queue_worker`."""
+        return self.source.at(self.fact.queue_span)
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleModel:
+    """A schedule and what is due by it."""
+
+    name: str
+    source: Source
+    fact: ScheduleFact
+    function: FunctionModel
+
+    @property
+    def place(self) -> Place:
+        """Where its name is given in `wire_scheduler`."""
+        return self.source.at(self.fact.name_span)
+
+    @property
+    def func_place(self) -> Place:
+        """Where its function is named."""
+        return self.source.at(self.fact.func_span)
+
+
+@dataclass(frozen=True, slots=True)
 class LooseWire:
-    """A wire whose function is no workflow."""
+    """A wire that leads to nothing of the kind it needs."""
 
     source: Source
-    wire: WireFact
+    wire: WireFact | QueueFact | ScheduleFact
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +221,8 @@ class App:
     rpcs: tuple[RpcModel, ...]
     workflows: tuple[WorkflowModel, ...]
     signals: tuple[SignalModel, ...]
+    queues: tuple[QueueModel, ...]
+    schedules: tuple[ScheduleModel, ...]
     unwired: tuple[FunctionModel, ...]
     loose: tuple[LooseWire, ...]
     uses: tuple[tuple[Source, NameUse], ...]
@@ -192,6 +232,7 @@ class App:
     """Plain functions that take a workflow's context."""
     mixed: tuple[Source, ...]
     """Modules that define I/O types and import the generated package."""
+    queue_strings: bool
     rpc_strings: bool
     child_strings: bool
     """A step may name a workflow by a string."""

@@ -237,8 +237,9 @@ class CallFact:
 
     span: Span
     text: str
-    kind: Literal["rpc", "reference", "start"]
+    kind: Literal["rpc", "reference", "start", "queue"]
     target: str
+    """Of a job that is added: `queue:<name>` or `queues.<attribute>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,10 +356,37 @@ class SignalFact:
 
 
 @dataclass(frozen=True, slots=True)
-class NameUse:
-    """A string that names an RPC, a workflow or a signal outside of a workflow's steps."""
+class QueueFact:
+    """A call of `wire_queue_worker`."""
 
-    kind: Literal["rpc", "workflow", "signal"]
+    span: Span
+    queue: str
+    queue_span: Span
+    func: str
+    func_span: Span
+    config: str
+    """As written; empty where there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleFact:
+    """A call of `wire_scheduler`."""
+
+    span: Span
+    name: str
+    name_span: Span
+    func: str
+    func_span: Span
+    description: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NameUse:
+    """A string that names an RPC, a workflow, a signal or a queue outside of a workflow's steps; or
+    an attribute of `queues`."""
+
+    kind: Literal["rpc", "workflow", "signal", "queue", "queues"]
     name: str
     span: Span
     data: ValueFact | None = None
@@ -371,6 +399,8 @@ class ScanFact:
     functions: tuple[FunctionFact, ...] = ()
     wires: tuple[WireFact, ...] = ()
     signals: tuple[SignalFact, ...] = ()
+    queues: tuple[QueueFact, ...] = ()
+    schedules: tuple[ScheduleFact, ...] = ()
     middleware: tuple[Span, ...] = ()
     """Where middleware is wired."""
     helpers: tuple[HelperFact, ...] = ()
@@ -382,3 +412,15 @@ class ScanFact:
     foreign: dict[str, str] | None = None
     """What names of other modules were taken to mean: a change there makes these facts stale."""
     located: bool = False
+
+    @property
+    def declares(self) -> bool:
+        """True for a file that registers something when it is imported."""
+        return bool(
+            self.functions
+            or self.wires
+            or self.signals
+            or self.queues
+            or self.schedules
+            or self.middleware
+        )

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from pikku_gen.model.app import App, FunctionModel, RpcModel, SignalModel, WorkflowModel
+from pikku_gen.model.app import (
+    App,
+    FunctionModel,
+    QueueModel,
+    RpcModel,
+    ScheduleModel,
+    SignalModel,
+    WorkflowModel,
+)
 from pikku_gen.model.facts import Option, StepFact
 
 
@@ -27,6 +35,8 @@ def manifest_of(app: App, files: Iterable[str]) -> dict[str, object]:
         "functions": [_function(rpc) for rpc in app.rpcs],
         "workflows": [_workflow(flow) for flow in app.workflows],
         "signals": [_signal(signal) for signal in app.signals],
+        "queues": [_queue(queue) for queue in app.queues],
+        "schedules": [_schedule(schedule) for schedule in app.schedules],
         "types": app.types,
     }
 
@@ -72,6 +82,30 @@ def _signal(signal: SignalModel) -> dict[str, object]:
         "payload": None if signal.payload.is_none else signal.payload.text,
         "payload_type": signal.payload.qualified,
         "description": signal.fact.description,
+    }
+
+
+def _queue(queue: QueueModel) -> dict[str, object]:
+    return {
+        "name": queue.name,
+        "attribute": queue.attribute,
+        "function": queue.function.fact.name,
+        "module": queue.source.module,
+        "config": {"source": queue.fact.config} if queue.fact.config else None,
+    }
+
+
+def _schedule(schedule: ScheduleModel) -> dict[str, object]:
+    """A workflow is named by its module and qualified name: it may be wired more than once."""
+    options = {"timezone": "UTC", "catch_up": "once"} | _options(schedule.fact.options)
+    module, qualname = schedule.function.key
+    return {
+        "name": schedule.name,
+        "kind": schedule.function.fact.kind,
+        "func": f"{module}:{qualname}",
+        "module": schedule.source.module,
+        "description": schedule.fact.description,
+        **options,
     }
 
 

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias
 from pikku_gen.model.app import (
     App,
     FunctionModel,
+    QueueModel,
     RpcModel,
     SignalModel,
     Symbol,
@@ -20,7 +21,12 @@ from pikku_gen.render.environment import environment, literal
 from pikku_gen.render.imports import Imports
 from pikku_gen.render.manifest import render_manifest
 
-Named: TypeAlias = tuple[RpcModel, ...] | tuple[WorkflowModel, ...] | tuple[SignalModel, ...]
+Named: TypeAlias = (
+    tuple[RpcModel, ...]
+    | tuple[WorkflowModel, ...]
+    | tuple[QueueModel, ...]
+    | tuple[SignalModel, ...]
+)
 
 _TYPED: Final = "py.typed"
 _RPC_NAMES: Final = ("BoundRpc", "RpcRef", "Run")
@@ -63,6 +69,7 @@ def render_package(app: App) -> dict[str, str]:
     shared: dict[str, object] = {
         "package": app.package,
         "root": app.root,
+        "queue_strings": app.queue_strings,
         "rpc_strings": app.rpc_strings,
         "signal_strings": app.signal_strings,
         "workflow_strings": app.workflow_strings,
@@ -72,6 +79,8 @@ def render_package(app: App) -> dict[str, str]:
         "_app.py": _app(app),
         "_bootstrap.py": {"modules": app.modules},
         "_context.py": _context(app),
+        "_queues.py": {"names": _renamed(app.queues)},
+        "_queues.pyi": _queues_stub(app),
         "_rpc.py": {"names": _renamed(app.rpcs)},
         "_rpc.pyi": _rpc_stub(app),
         "_signals.py": {"names": _renamed(app.signals)},
@@ -110,7 +119,8 @@ def _app(app: App) -> dict[str, object]:
 def _context(app: App) -> dict[str, object]:
     taken = ("Context", "WorkflowContext", "Rpc", "RpcNames", "Wire", "I", "O", "P", "Any")
     typing = ("Callable", "Coroutine", "Sequence", "Literal", "Protocol", "TypeAlias", "TypeVar")
-    imports = Imports((), (*taken, *typing, "Middleware", "Permission", "pikku"))
+    fixed = (Symbol("datetime", "datetime"),)
+    imports = Imports(fixed, (*taken, *typing, "Middleware", "Permission", "pikku"))
     imports.use([app.services, app.session])
     text = imports.text(app.services)
     return {
@@ -160,6 +170,21 @@ def _wire_stub(app: App) -> dict[str, object]:
     }
 
 
+def _queues_stub(app: App) -> dict[str, object]:
+    fixed = [Symbol("pikku", name) for name in ("Duration", "Job")]
+    fixed += [Symbol("pikku", "BoundQueue")] if app.queues else []
+    emitted = bool(app.queue_strings and app.queues)
+    overloads = _overloads(app.queue_strings, app.queues)
+    fixed += _typing(ClassVar=True, Literal=emitted, Never=not emitted, overload=overloads)
+    imports = Imports(fixed, ("Queues", "queues", "add"))
+    imports.take(queue.attribute for queue in app.queues)
+    imports.use(_types(queue.function for queue in app.queues))
+    return {
+        "queues": [_queue_line(imports, queue) for queue in app.queues],
+        "imports": imports.lines(),
+    }
+
+
 def _signals_stub(app: App) -> dict[str, object]:
     emitted = bool(app.signal_strings and app.signals)
     fixed = [Symbol("pikku", "Run")] + ([Symbol("pikku", "Signal")] if app.signals else [])
@@ -193,7 +218,8 @@ def _testing_stub(app: App) -> dict[str, object]:
 
 
 def _workflows_stub(app: App) -> dict[str, object]:
-    fixed = [Symbol("pikku", name) for name in ("BoundWorkflow", "Run")]
+    fixed = [Symbol("pikku", "Run")]
+    fixed += [Symbol("pikku", "BoundWorkflow")] if app.workflows else []
     fixed.append(Symbol(f"{app.package}._rpc", "Rpc"))
     emitted = bool(app.workflow_strings and app.workflows)
     overloads = _overloads(app.workflow_strings, app.workflows)
@@ -204,13 +230,22 @@ def _workflows_stub(app: App) -> dict[str, object]:
 
 
 def _sync_stub(app: App) -> dict[str, object]:
-    fixed = [Symbol("pikku", name) for name in ("SyncBoundWorkflow", "SyncRun")]
+    fixed = [Symbol("pikku", name) for name in ("Duration", "SyncJob", "SyncRun")]
+    fixed += [Symbol("pikku", "SyncBoundQueue")] if app.queues else []
+    fixed += [Symbol("pikku", "SyncBoundWorkflow")] if app.workflows else []
     fixed.append(Symbol("contextlib", "AbstractContextManager"))
-    emitted = bool(app.workflow_strings and app.workflows)
-    overloads = _overloads(app.workflow_strings, app.workflows)
-    fixed += _typing(Literal=emitted, Never=not emitted, overload=overloads)
-    taken = ("SyncWorkflows", "SyncApp", "workflows", "get_run", "open_app")
-    return _workflow_lines(app, Imports(fixed, taken))
+    emitted = (app.workflow_strings and app.workflows, app.queue_strings and app.queues)
+    overloads = _overloads(app.workflow_strings, app.workflows) or _overloads(
+        app.queue_strings, app.queues
+    )
+    fixed += _typing(Literal=any(emitted), Never=not all(emitted), overload=overloads)
+    taken = ("SyncQueues", "SyncWorkflows", "SyncApp", "add", "get_run", "open_app")
+    imports = Imports(fixed, (*taken, "queues", "workflows"))
+    imports.take(queue.attribute for queue in app.queues)
+    imports.use(_types(queue.function for queue in app.queues))
+    return _workflow_lines(app, imports) | {
+        "queues": [_queue_line(imports, queue) for queue in app.queues]
+    }
 
 
 def _workflow_lines(app: App, imports: Imports) -> dict[str, object]:
@@ -241,6 +276,11 @@ def _rpc_line(imports: Imports, rpc: RpcModel) -> Line:
 def _workflow_line(imports: Imports, flow: WorkflowModel) -> Line:
     words = flow.wire.description or flow.function.fact.docstring
     return _line(imports, flow.name, flow.attribute, flow.function, words)
+
+
+def _queue_line(imports: Imports, queue: QueueModel) -> Line:
+    words = queue.function.fact.docstring
+    return _line(imports, queue.name, queue.attribute, queue.function, words)
 
 
 def _signal_line(imports: Imports, signal: SignalModel) -> SignalLine:

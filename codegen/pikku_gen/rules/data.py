@@ -40,6 +40,11 @@ def _use(
     if use.kind == "signal":
         signal = targets.signal_names.get(use.name)
         home, declared = (signal.source, signal.fact.payload) if signal else (source, None)
+    elif use.kind in ("queue", "queues"):
+        queues = targets.queue_names if use.kind == "queue" else targets.queue_attributes
+        queue = queues.get(use.name)
+        function = queue.function if queue else None
+        home, declared = (function.source, function.fact.input) if function else (source, None)
     else:
         known = targets.workflow_names if use.kind == "workflow" else targets.names
         target = known.get(use.name)

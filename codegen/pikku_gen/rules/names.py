@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Iterator
 
 from pikku_gen.diagnostics import Diagnostic, diagnostic, nearest
 from pikku_gen.link.shapes import Shapes
-from pikku_gen.model.app import App
+from pikku_gen.model.app import App, LooseWire
+from pikku_gen.model.facts import WireFact
 from pikku_gen.model.places import Place
 
 Named = tuple[str, str, Place]
@@ -20,19 +21,23 @@ def judge(app: App, shapes: Shapes) -> Iterator[Diagnostic]:
     signals = [(signal.name, signal.attribute, signal.place) for signal in app.signals]
     yield from _unique("PKG204", rpcs)
     yield from _unique("PKG205", flows)
+    queues = [(queue.name, queue.attribute, queue.place) for queue in app.queues]
     yield from _unique("PKG218", signals)
+    yield from _unique("PKG221", queues)
+    yield from _unique("PKG222", [(each.name, each.name, each.place) for each in app.schedules])
     functions = {name: place for name, _, place in rpcs}
     for name, _, place in flows:
         if name in functions:
             yield diagnostic("PKG220", place, name, related=(functions[name],))
     for loose in app.loose:
-        place = loose.source.at(loose.wire.func_span)
-        yield diagnostic("PKG212", place, loose.wire.func, hint=_loose_hint(app, loose.wire.func))
+        yield _loose(app, loose)
+    named = {"rpc": rpcs, "workflow": flows, "signal": signals, "queue": queues, "queues": queues}
     for source, use in app.uses:
-        named = {"rpc": rpcs, "workflow": flows, "signal": signals}[use.kind]
-        known = [name for name, _, _ in named]
+        known = [
+            attribute if use.kind == "queues" else name for name, attribute, _ in named[use.kind]
+        ]
         if use.name not in known:
-            kind = "RPC" if use.kind == "rpc" else use.kind
+            kind = {"rpc": "RPC", "queues": "queue"}.get(use.kind, use.kind)
             others = {"rpc": flows, "workflow": rpcs}.get(use.kind, [])
             names = [name for name, _, _ in others]
             yield unknown_name(source.at(use.span), kind, use.name, known, names)
@@ -65,7 +70,11 @@ def _unique(code: str, named: list[Named]) -> Iterator[Diagnostic]:
         attributes[attribute] = (name, place)
 
 
-def _loose_hint(app: App, func: str) -> str:
-    workflows = [function.fact.qualname for function in app.bodies]
-    close = nearest(func.rpartition(".")[2], workflows)
-    return f"did you mean `{close}`?" if close else ""
+def _loose(app: App, loose: LooseWire) -> Diagnostic:
+    func = loose.wire.func
+    of_workflow = isinstance(loose.wire, WireFact)
+    functions = app.bodies if of_workflow else [rpc.function for rpc in app.rpcs]
+    close = nearest(func.rpartition(".")[2], [each.fact.qualname for each in functions])
+    hint = f"did you mean `{close}`?" if close else ""
+    code = "PKG212" if of_workflow else "PKG223"
+    return diagnostic(code, loose.source.at(loose.wire.func_span), func, hint=hint)

@@ -91,6 +91,11 @@ def _call(targets: Targets, source: Source, call: CallFact) -> Iterator[Diagnost
     if call.kind == "rpc" and call.target.partition(".")[0] not in ("invoke", "start_workflow"):
         hint = f'make it a step: `await ctx.workflow.do("Step name", {call.text}, …)`'
         yield diagnostic("PKG301", place, f"{call.text}(…)", hint=hint)
+    elif call.kind == "queue":
+        done_by = targets.of_queue(call.target)
+        named = f"ctx.rpc.{done_by.attribute}, …" if done_by else "…"
+        hint = f'make it a step: `await ctx.workflow.do("Step name", {named})`'
+        yield diagnostic("PKG301", place, f"{call.text}(…)", hint=hint)
     elif call.kind in ("rpc", "start"):
         yield diagnostic("PKG301", place, f"{call.text}(…)")
     elif targets.function(source.module, call.target) is not None:

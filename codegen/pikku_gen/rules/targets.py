@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from pikku_gen.link.functions import function_named
 from pikku_gen.link.shapes import Shapes
-from pikku_gen.model.app import App, FunctionModel
+from pikku_gen.model.app import App, FunctionModel, RpcModel
 from pikku_gen.model.facts import StepFact, TargetFact
 
 
@@ -19,6 +19,9 @@ class Targets:
         self.attributes = {rpc.attribute: rpc for rpc in app.rpcs}
         self.workflow_names = {flow.name: flow for flow in app.workflows}
         self.workflow_attributes = {flow.attribute: flow for flow in app.workflows}
+        self.queue_names = {queue.name: queue for queue in reversed(app.queues)}
+        self.queue_attributes = {queue.attribute: queue for queue in reversed(app.queues)}
+        self._rpcs = {rpc.function.key: rpc for rpc in app.rpcs}
         self.signal_names = {signal.name: signal for signal in app.signals}
         self.signal_attributes = {signal.attribute: signal for signal in app.signals}
         self._functions = {rpc.function.key: rpc.function for rpc in app.rpcs}
@@ -53,6 +56,14 @@ class Targets:
     def is_wired(self, function: FunctionModel) -> bool:
         """True for a workflow that can be started by a name."""
         return function.key in self._wired
+
+    def of_queue(self, words: str) -> RpcModel | None:
+        """The function that does the jobs of a queue: `queue:<name>` or `queues.<attribute>`."""
+        if words.startswith("queue:"):
+            queue = self.queue_names.get(words.removeprefix("queue:"))
+        else:
+            queue = self.queue_attributes.get(words.removeprefix("queues."))
+        return self._rpcs.get(queue.function.key) if queue else None
 
     def declared(self, module: str, target: TargetFact) -> FunctionModel | None:
         """The function behind any target."""

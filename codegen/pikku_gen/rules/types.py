@@ -120,6 +120,7 @@ def _notes(app: App) -> Iterator[Diagnostic]:
             (len(app.rpcs), "RPCs", app.rpc_strings),
             (len(app.workflows), "workflows", app.workflow_strings),
             (len(app.signals), "signals", app.signal_strings),
+            (len(app.queues), "queues", app.queue_strings),
         )
         if count and not emitted
     ]

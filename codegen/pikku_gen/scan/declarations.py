@@ -18,12 +18,15 @@ from pikku_gen.model.facts import (
     NameUse,
     Option,
     Problem,
+    QueueFact,
     ScanFact,
+    ScheduleFact,
     SignalFact,
     SymbolsFact,
     WireFact,
 )
 from pikku_gen.model.places import Span
+from pikku_gen.scan import queues, schedules
 from pikku_gen.scan.expressions import (
     boolean,
     dotted,
@@ -67,9 +70,14 @@ _OPTIONS: Final[dict[Kind, tuple[str, ...]]] = {
 _WIRE_OPTIONS: Final = ("name", "func", "description", "tags", "expose")
 _MIDDLEWARE_OPTIONS: Final = ("tags",)
 _SIGNAL_OPTIONS: Final = ("name", "payload", "description")
+_RESERVED: Final = ("schedule:", "queue:")
 _TYPES: Final = (cst.Name, cst.Attribute, cst.Subscript, cst.BinaryOperation)
 """What a payload may be written as."""
-_USES: Final = re.compile(r"\b(?:(?:start_workflow|get_run|invoke)\(\s*[\"']|send_signal\()")
+_USES: Final = re.compile(
+    r"\b(?:(?:start_workflow|get_run|invoke)\(\s*[\"']|send_signal\(|queues\b)"
+)
+_ADDING: Final = ("add", "add_many", "get_job")
+"""The methods of a queue."""
 
 
 def scan_module(text: str, symbols: SymbolsFact, names: Names, *, located: bool) -> ScanFact:
@@ -91,6 +99,8 @@ def scan_module(text: str, symbols: SymbolsFact, names: Names, *, located: bool)
         functions=tuple(scan.functions),
         wires=tuple(scan.wires),
         signals=tuple(scan.signals),
+        queues=tuple(scan.queues),
+        schedules=tuple(scan.schedules),
         middleware=tuple(scan.middleware),
         helpers=tuple(scan.helpers),
         uses=uses,
@@ -109,6 +119,8 @@ class _Scan:
     functions: list[FunctionFact] = field(default_factory=list[FunctionFact])
     wires: list[WireFact] = field(default_factory=list[WireFact])
     signals: list[SignalFact] = field(default_factory=list[SignalFact])
+    queues: list[QueueFact] = field(default_factory=list[QueueFact])
+    schedules: list[ScheduleFact] = field(default_factory=list[ScheduleFact])
     middleware: list[Span] = field(default_factory=list[Span])
     helpers: list[HelperFact] = field(default_factory=list[HelperFact])
     problems: list[Problem] = field(default_factory=list[Problem])
@@ -153,6 +165,10 @@ class _Scan:
                     self._signal(call, "", top=top)
                 elif meant == "wire_middleware":
                     self._middleware(call, top=top)
+                elif meant == "wire_queue_worker":
+                    self._queue(call, top=top)
+                elif meant == "wire_scheduler":
+                    self._schedule(call, top=top)
                 elif meant in DECORATORS or self._is_applied(call):
                     self._problem("PKG106", call.func, meant or self._applied_name(call))
             case cst.Assign(value=cst.Call() as call) | cst.AnnAssign(value=cst.Call() as call):
@@ -270,19 +286,18 @@ class _Scan:
     # --- wires
 
     def _wire(self, call: cst.Call) -> None:
-        if positional(call.args) or any(argument.star for argument in call.args):
-            hint = 'write `wire_workflow(name="…", func=…)`'
-            self._problem("PKG106", call.func, "wire_workflow", hint)
+        form = 'wire_workflow(name="…", func=…)'
+        given = self._keywords(call, _WIRE_OPTIONS, ("name", "func"), form)
+        if given is None:
             return
-        given = self._options(call, "wire_workflow", _WIRE_OPTIONS)
-        name_node, func_node = given.get("name"), given.get("func")
-        if name_node is None or func_node is None:
-            hint = 'write `wire_workflow(name="…", func=…)`'
-            self._problem("PKG106", call.func, "wire_workflow", hint)
-            return
+        name_node, func_node = given["name"], given["func"]
         name = string(name_node)
         if not name:
             self._problem("PKG207", name_node, "name")
+        elif name.startswith(_RESERVED):
+            said = f"the workflow name `{name}` begins with what pikku keeps for itself"
+            self._problem("PKG227", name_node, said)
+            name = ""
         func = dotted(func_node)
         if not func:
             self._problem("PKG212", func_node, source(func_node))
@@ -303,6 +318,34 @@ class _Scan:
                 expose=(boolean(exposed) if exposed else None) or False,
             )
         )
+
+    # --- queues and schedules
+
+    def _queue(self, call: cst.Call, *, top: bool) -> None:
+        if not top:
+            self._problem("PKG105", call.func, "wire_queue_worker")
+            return
+        given = self._keywords(call, queues.OPTIONS, queues.NEEDED, queues.FORM)
+        if given is None:
+            return
+        found = queues.read_queue(call, given, self.locate)
+        if isinstance(found, Problem):
+            self.problems.append(found)
+        else:
+            self.queues.append(found)
+
+    def _schedule(self, call: cst.Call, *, top: bool) -> None:
+        if not top:
+            self._problem("PKG105", call.func, "wire_scheduler")
+            return
+        given = self._keywords(call, schedules.OPTIONS, schedules.NEEDED, schedules.FORM)
+        if given is None:
+            return
+        self._check_literals(given)
+        found, problems = schedules.read_schedule(call, given, self.locate)
+        self.problems += problems
+        if found is not None:
+            self.schedules.append(found)
 
     # --- middleware
 
@@ -327,15 +370,11 @@ class _Scan:
         if not top:
             self._problem("PKG105", call.func, "wire_signal")
             return
-        hint = 'write `wire_signal(name="…", payload=…)`'
-        if positional(call.args) or any(argument.star for argument in call.args):
-            self._problem("PKG106", call.func, "wire_signal", hint)
+        form = 'wire_signal(name="…", payload=…)'
+        given = self._keywords(call, _SIGNAL_OPTIONS, ("name",), form)
+        if given is None:
             return
-        given = self._options(call, "wire_signal", _SIGNAL_OPTIONS)
-        name_node, payload = given.get("name"), given.get("payload")
-        if name_node is None:
-            self._problem("PKG106", call.func, "wire_signal", hint)
-            return
+        name_node, payload = given["name"], given.get("payload")
         self._check_literals(given)
         name = string(name_node)
         if not name:
@@ -362,6 +401,20 @@ class _Scan:
             )
 
     # --- keywords
+
+    def _keywords(
+        self, call: cst.Call, known: tuple[str, ...], needed: tuple[str, ...], form: str
+    ) -> dict[str, cst.BaseExpression] | None:
+        """The keywords of a call that takes nothing else; None where it cannot be read."""
+        name = form.partition("(")[0]
+        given: dict[str, cst.BaseExpression] = {}
+        plain = not positional(call.args) and not any(argument.star for argument in call.args)
+        if plain:
+            given = self._options(call, name, known)
+        if not plain or any(each not in given for each in needed):
+            self._problem("PKG106", call.func, name, f"write `{form}`")
+            return None
+        return given
 
     def _options(
         self, call: cst.Call, name: str, known: tuple[str, ...]
@@ -416,6 +469,7 @@ class _Uses(cst.CSTVisitor):
 
     def visit_Call(self, node: cst.Call) -> None:
         name = dotted(node.func)
+        self._queue(node, name)
         kind = self._kind(name)
         arguments = positional(node.args)
         if kind == "signal":  # the first argument is the run
@@ -427,6 +481,34 @@ class _Uses(cst.CSTVisitor):
         if len(arguments) > 1 and not name.endswith("get_run"):
             data = read_value(arguments[1].value, {}, self.locate)
         self.found.append(NameUse(kind, text, self.locate(arguments[0].value), data))
+
+    def _queue(self, node: cst.Call, name: str) -> None:
+        """What is added to a queue, whose name is an attribute or a string."""
+        owner, _, method = name.rpartition(".")
+        if method not in _ADDING or not isinstance(node.func, cst.Attribute):
+            return
+        arguments = positional(node.args)
+        meant = self.names.meaning(owner)
+        if meant == "queues" and method == "add":
+            text = string(arguments[0].value) if arguments else None
+            if text is not None:
+                place, data = arguments[0].value, arguments[1:2]
+                self._found("queue", text, place, data)
+        elif meant.startswith("queues.") and meant.count(".") == 1:
+            attribute = node.func.value
+            place = attribute.attr if isinstance(attribute, cst.Attribute) else attribute
+            data = arguments[:1] if method == "add" else []
+            self._found("queues", meant.removeprefix("queues."), place, data)
+
+    def _found(
+        self,
+        kind: Literal["queue", "queues"],
+        name: str,
+        place: cst.CSTNode,
+        data: Sequence[cst.Arg],
+    ) -> None:
+        given = read_value(data[0].value, {}, self.locate) if data else None
+        self.found.append(NameUse(kind, name, self.locate(place), given))
 
     def _kind(self, name: str) -> Literal["rpc", "workflow", "signal"] | None:
         owner, _, method = name.rpartition(".")

@@ -21,6 +21,9 @@ PUBLIC: Final = frozenset(
         "wire_signal",
         "send_signal",
         "signals",
+        "queues",
+        "wire_queue_worker",
+        "wire_scheduler",
         "WorkflowContext",
     }
 )
@@ -28,10 +31,12 @@ NEEDLES: Final = (
     "pikku_func",
     "pikku_workflow_func",
     "wire_middleware",
+    "wire_queue_worker",
+    "wire_scheduler",
     "wire_signal",
     "wire_workflow",
 )
-_INNER: Final = ("_context", "_workflows", "_rpc", "_signals")
+_INNER: Final = ("_context", "_workflows", "_rpc", "_signals", "_queues")
 
 Follow = Callable[[str], str]
 """A dotted name to the dotted name of its definition, through the project's re-exports."""

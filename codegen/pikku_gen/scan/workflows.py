@@ -464,6 +464,11 @@ class _Body:
         if meant.startswith(("ctx.rpc.", "rpc.")):
             target = meant.rpartition("rpc.")[2]
             self.calls.append((recorded, CallFact(span, name, "rpc", target)))
+        elif meant.startswith("queues.") and meant.endswith((".add", ".add_many")):
+            given = positional(node.args)
+            text = string(given[0].value) if meant == "queues.add" and given else None
+            queue = f"queue:{text}" if text else meant.rpartition(".")[0]
+            self.calls.append((recorded, CallFact(span, name, "queue", queue)))
         elif meant in ("start_workflow", "send_signal") or (
             meant.startswith("workflows.") and meant.endswith(".start")
         ):

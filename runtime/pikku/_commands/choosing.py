@@ -171,9 +171,15 @@ def consent(found: list[RunRecord], what: str, *, yes: bool) -> bool:
     Raises:
         click.UsageError: if nobody can be asked.
     """
-    if not found:
-        return True
-    said = f"{counted(len(found))} would be {what}"
+    return not found or agreed(f"{counted(len(found))} would be {what}", yes=yes)
+
+
+def agreed(said: str, *, yes: bool) -> bool:
+    """Whether to go on with what is *said* to be about to happen.
+
+    Raises:
+        click.UsageError: if nobody can be asked.
+    """
     if yes:
         return True
     if not sys.stdin.isatty():

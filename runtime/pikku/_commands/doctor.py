@@ -125,6 +125,11 @@ def look_at_store(target: Target, report: Report, *, repair: bool) -> None:
         report.settings["queue_service"] = (config.queue_service, origins["queue_service"])
         kept = ", ".join(f"{status} {format_us(us)}" for status, us in config.retention.items())
         report.settings["retention"] = (kept or "for ever", origins["retention"])
+        report.settings["log_format"] = (config.log_format, origins["log_format"])
+        report.settings["redact"] = (
+            ", ".join(config.redact) or "the usual keys",
+            origins["redact"],
+        )
         if config.store.startswith("memory:"):
             text = f"{config.store} is seen by the process that executes the runs, and by no other"
             report.findings.append(Finding("note", "store", text))

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
-from pikku._commands.output import printable, shortened, tell
+from pikku._commands.output import printable, shortened, tell, tell_by
 from pikku._records import ENDED_STEP, FINAL_STATUSES, LoadedRun
 from pikku._waits import RESTS, Wait, progress_line, suspension_of, wait_of
 from pikku.errors import ConfigurationError, PikkuError, ResultTimeoutError, RunNotFoundError
 
 if TYPE_CHECKING:
     from pikku._app import App
+    from pikku._commands.target import Target
     from pikku._engine import Engine
+    from pikku._metrics import Metrics
     from pikku._settings import Work
     from pikku.stores.base import Store
 
@@ -48,10 +50,15 @@ class Stopped(Exception):
 
 @asynccontextmanager
 async def hosting(
-    app: App[Any], store: str | None, *, sticky: bool, work: Work | None = None
+    app: App[Any],
+    store: str | None,
+    *,
+    sticky: bool,
+    work: Work | None = None,
+    metrics: Metrics | None = None,
 ) -> AsyncGenerator[Engine, None]:
     """The engine of *app*, open; with *work*, it is a worker. Without *sticky*, a run that only
-    waits leaves this process.
+    waits leaves this process. What happens is counted in *metrics*.
 
     Raises:
         ConfigurationError: if the app's own code raises when it is imported or opened.
@@ -61,8 +68,18 @@ async def hosting(
     options = EngineOptions() if sticky else EngineOptions(sticky=0)
     async with AsyncExitStack() as stack:
         register(app)
+        if metrics is not None:
+            app._observers.append(metrics)
+            stack.callback(app._observers.remove, metrics)
         with blaming(f"{app.package} cannot be opened"):
-            await stack.enter_async_context(app.open(store=store, options=options, work=work))
+            await stack.enter_async_context(
+                app.open(
+                    store=store,
+                    options=options,
+                    work=work,
+                    schedules=work is not None,  # a command that is soon gone hosts none
+                )
+            )
         yield app.opened.engine
 
 
@@ -301,11 +318,24 @@ def _tell_news(
     return news
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Show what pikku logs, with the time and the run's fields."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    if not root.handlers:
+def log_to_stderr(target: Target, log_format: str | None, level: str = "info") -> str:
+    """Show what is logged, in the format in effect, which is returned; in `json`, also what the
+    command tells.
+
+    Raises:
+        SettingError: if a setting cannot be.
+    """
+    from pikku._logging import formatter_of
+    from pikku._redaction import redact
+
+    config, _ = target.settings(log_format)
+    redact(config.redact)
+    root, pikku = logging.getLogger(), logging.getLogger("pikku")
+    if not any(isinstance(each, logging.StreamHandler) for each in root.handlers):
+        handler = logging.StreamHandler()
+        handler.setFormatter(formatter_of(config.log_format))
         root.addHandler(handler)
-    logging.getLogger("pikku").setLevel(level)
+    pikku.setLevel(level.upper())
+    if config.log_format == "json":
+        tell_by(logging.getLogger("pikku.command"))
+    return config.log_format

@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 if TYPE_CHECKING:
+    from logging import Logger
+
     from pikku.errors import PikkuError
+
+_log: Logger | None = None
 
 
 def is_colored(stream: TextIO) -> bool:
@@ -28,8 +32,18 @@ def put(text: str = "") -> None:
     click.echo(text, color=is_colored(sys.stdout))
 
 
+def tell_by(log: Logger | None) -> None:
+    """Have what is told from now on logged by *log*, so that stderr has one shape."""
+    global _log
+    _log = log
+
+
 def tell(text: str = "") -> None:
     """A line about what happens, on stderr."""
+    if _log is not None:
+        if text.strip():
+            _log.info("%s", click.unstyle(text).strip())
+        return
     click.echo(text, err=True, color=is_colored(sys.stderr))
 
 
@@ -41,6 +55,9 @@ def put_json(value: Any) -> None:
 def complain(error: PikkuError) -> None:
     """An error and the way out of it, on stderr."""
     message = " ".join(printable(error.message).split())
+    if _log is not None:
+        _log.error("%s", message, extra={"code": error.code, "help": error.hint})
+        return
     tell(f"{click.style('error:', fg='red', bold=True)} {error.code} {message}")
     if error.hint:
         tell(f"{click.style('help:', fg='cyan')} {error.hint}")

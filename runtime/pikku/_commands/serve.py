@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pikku._commands.logs import log_options
 from pikku._commands.output import tell
+from pikku._commands.scrapes import exposition_of, metrics_here
 from pikku._commands.target import Target
 from pikku.errors import ExposureError, MissingDependencyError
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from pikku._app import App
     from pikku._commands.hosting import Stop
+    from pikku._metrics import Metrics
 
 
 @click.command()
@@ -26,8 +29,21 @@ if TYPE_CHECKING:
     show_default=True,
     help="The port to listen on; 0 takes a free one.",
 )
+@click.option(
+    "--metrics",
+    is_flag=True,
+    help="Answer scrapes of Prometheus at /metrics, for whoever reaches the port.",
+)
+@log_options
 @click.pass_obj
-def serve(target: Target, host: str, port: int) -> None:
+def serve(
+    target: Target,
+    host: str,
+    port: int,
+    metrics: bool,
+    log_format: str | None,
+    log_level: str,
+) -> None:
     """Answer calls of what is exposed over HTTP, until SIGTERM or Ctrl-C.
 
     Runs that are started are executed here, or by workers where `queue_service` says so.
@@ -48,21 +64,24 @@ def serve(target: Target, host: str, port: int) -> None:
     if hook is None and not is_loopback(host):
         raise ExposureError(f"{host} can be reached from other machines, and there is no hook")
     listener = listening(host, port)
-    log_to_stderr()
-    run_until_stopped(lambda stop: _serve(stop, target, app, listener))
+    log_to_stderr(target, log_format, log_level)
+    counted = metrics_here("--metrics") if metrics else None
+    run_until_stopped(lambda stop: _serve(stop, target, app, listener, counted))
 
 
-async def _serve(stop: Stop, target: Target, app: App[Any], listener: socket) -> None:
+async def _serve(
+    stop: Stop, target: Target, app: App[Any], listener: socket, metrics: Metrics | None
+) -> None:
     from pikku._commands.hosting import exit_if_held_up, hosting
     from pikku._http.door import Door
     from pikku._http.serving import serve as serve_door
 
-    async with hosting(app, target.store, sticky=True) as engine:
+    async with hosting(app, target.store, sticky=True, metrics=metrics) as engine:
         stop.under_way = lambda: engine.in_flight
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
         await serve_door(
-            Door(app),
+            Door(app, None if metrics is None else exposition_of(engine.store)),
             listener,
             stop.asked,
             lambda: tell(f"serving {app.package} on http://{shown}:{port}; {engine.store.address}"),

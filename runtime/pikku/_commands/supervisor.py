@@ -25,15 +25,15 @@ LONGEST_LINE = 1 << 20
 CANNOT_START = 2
 
 
-async def supervise(stop: Stop, command: list[str], count: int) -> int:
+async def supervise(stop: Stop, command: list[str], count: int, *, numbered: bool = True) -> int:
     """Keep *count* processes of *command* going until *stop* asks, and let them finish; the exit
     code is 0 if they did.
 
     A process that ends before is followed by another one, after a delay that grows. Only if the
     first one of its place says that it cannot start, all are stopped. The stdin of each ends with
-    this process, however that ends.
+    this process, however that ends. Unless *numbered*, what they write is passed on as it is.
     """
-    places = [_Place(number, command, stop) for number in range(1, count + 1)]
+    places = [_Place(number, command, stop, numbered) for number in range(1, count + 1)]
 
     def kill() -> None:
         for place in places:
@@ -47,8 +47,9 @@ async def supervise(stop: Stop, command: list[str], count: int) -> int:
 class _Place:
     """One process at a time, under one number."""
 
-    def __init__(self, number: int, command: list[str], stop: Stop) -> None:
+    def __init__(self, number: int, command: list[str], stop: Stop, numbered: bool) -> None:
         self._prefix = f"[{number}] "
+        self._numbered = numbered
         self._command = command
         self._stop = stop
         self._process: asyncio.subprocess.Process | None = None
@@ -121,7 +122,7 @@ class _Place:
 
     async def _relay(self, stream: asyncio.StreamReader, out: IO[bytes]) -> None:
         """Write the lines of *stream* to *out*, each behind the number of the place."""
-        prefix = self._prefix.encode()
+        prefix = self._prefix.encode() if self._numbered else b""
         rest = b""
         while part := await stream.read(1 << 16):
             *lines, rest = (rest + part).split(b"\n")

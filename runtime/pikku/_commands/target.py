@@ -41,6 +41,8 @@ class Project:
     store: str | None
     queue_service: str | None
     retention: str | None
+    log_format: str | None
+    redact: str | None
 
     @property
     def import_roots(self) -> list[Path]:
@@ -104,8 +106,11 @@ class Target:
                 )
         return _import_app(package, project)
 
-    def settings(self) -> tuple[Config, dict[str, str]]:
+    def settings(self, log_format: str | None = None) -> tuple[Config, dict[str, str]]:
         """The settings in effect and where each comes from, without importing the app's modules.
+
+        Args:
+            log_format: what an option of the command says.
 
         Raises:
             AppNotFoundError: if nothing tells the store.
@@ -113,7 +118,7 @@ class Target:
         """
         from pikku._settings import effective, project_folder
 
-        overrides = {"store": self.store}
+        overrides = {"store": self.store, "log_format": log_format}
         try:
             app = self.load_app()
         except PikkuError:
@@ -142,6 +147,8 @@ class Target:
                 "store": project.store,
                 "queue_service": project.queue_service,
                 "retention": project.retention,
+                "log_format": project.log_format,
+                "redact": project.redact,
             }
             baked = {key: value for key, value in written.items() if value}
             return effective(baked, overrides, project.folder)
@@ -230,6 +237,8 @@ def _project(folder: Path, table: dict[str, object]) -> Project:
         text("store"),
         text("queue_service"),
         _retention(folder, table.get("retention")),
+        text("log_format"),
+        _keys(folder, table.get("redact")),
     )
 
 
@@ -246,6 +255,14 @@ def _retention(folder: Path, value: object) -> str | None:
         if all(isinstance(each, str) for each in table.values()):
             return ",".join(f"{status}={duration}" for status, duration in table.items())
     raise SettingError(f"{folder / PYPROJECT}: `retention` must be a table of durations")
+
+
+def _keys(folder: Path, value: object) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, list) and all(map(_is_text, cast("list[object]", value))):
+        return ",".join(cast("list[str]", value)) or None
+    raise SettingError(f"{folder / PYPROJECT}: `redact` must be a list of names of keys")
 
 
 def _extend_import_path(project: Project | None) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from pikku._commands.logs import log_options
 from pikku._commands.output import tell
+from pikku._commands.scrapes import Scrapes, metrics_options
 from pikku._commands.target import Target
 from pikku.errors import SettingError, nearest
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from pikku._app import App
     from pikku._commands.hosting import Stop
     from pikku._functions import Registry
+    from pikku._metrics import Metrics
 
 EXIT_STUCK = 70
 
@@ -43,10 +47,22 @@ EXIT_STUCK = 70
     show_default=True,
     help="How many processes to keep going.",
 )
+@metrics_options
+@log_options
 @click.option("--child", is_flag=True, hidden=True, help="Stop when stdin ends.")
+@click.option("--counted", is_flag=True, hidden=True, help="Count for the one that is scraped.")
 @click.pass_context
 def worker(
-    context: click.Context, given: str | None, concurrency: int, processes: int, child: bool
+    context: click.Context,
+    given: str | None,
+    concurrency: int,
+    processes: int,
+    metrics_port: int | None,
+    metrics_host: str,
+    log_format: str | None,
+    log_level: str,
+    child: bool,
+    counted: bool,
 ) -> None:
     """Execute runs and jobs that wait or were interrupted, until SIGTERM or Ctrl-C.
 
@@ -60,49 +76,78 @@ def worker(
     if given is not None:
         register(app)
         queues = _queues(given, app)
+    logged = log_to_stderr(target, log_format, log_level)
+    scrapes = None if metrics_port is None else Scrapes(metrics_host, metrics_port)
+    metrics = None
+    if scrapes is not None or counted:
+        from pikku._commands.scrapes import metrics_here
+
+        metrics = metrics_here("--metrics-port")
     if processes == 1:
-        log_to_stderr()
-        run_until_stopped(lambda stop: _work(stop, target, app, queues, concurrency, child))
+        work = Working(target, app, queues, concurrency, child, metrics, scrapes)
+        run_until_stopped(work.until)
         return
-
-    from pikku._commands.supervisor import supervise
-
-    command = _command(target, queues, concurrency)
+    command = _command(
+        target,
+        queues,
+        concurrency,
+        [
+            *("--log-format", logged, "--log-level", log_level),
+            *(["--counted"] if scrapes is not None else []),
+        ],
+    )
     tell(f"worker of {app.package}: {processes} processes")
-    context.exit(run_until_stopped(lambda stop: supervise(stop, command, processes)))
+
+    async def keep(stop: Stop) -> int:
+        from pikku._commands.scrapes import answering_for_several
+        from pikku._commands.supervisor import supervise
+
+        async with answering_for_several(scrapes, target):
+            return await supervise(stop, command, processes, numbered=logged != "json")
+
+    context.exit(run_until_stopped(keep))
 
 
-async def _work(
-    stop: Stop,
-    target: Target,
-    app: App[Any],
-    queues: tuple[str, ...] | None,
-    concurrency: int,
-    child: bool,
-) -> None:
-    import asyncio
-    from concurrent.futures import ThreadPoolExecutor
+@dataclass(frozen=True, slots=True)
+class Working:
+    """What one process of a worker does."""
 
-    from pikku._commands.hosting import exit_if_held_up, hosting
-    from pikku._settings import Work
+    target: Target
+    app: App[Any]
+    queues: tuple[str, ...] | None
+    concurrency: int
+    child: bool
+    metrics: Metrics | None
+    scrapes: Scrapes | None
 
-    if child:
-        _stop_with_parent(stop)
-    executor = ThreadPoolExecutor(thread_name_prefix="pikku-worker")
-    asyncio.get_running_loop().set_default_executor(executor)
-    work = Work(queues, concurrency, lambda: os._exit(EXIT_STUCK))
-    async with hosting(app, target.store, sticky=True, work=work) as engine:
-        stop.under_way = lambda: engine.in_flight
-        named = ", ".join(queues or _known_queues(app.registry))
-        tell(
-            f"worker of {app.package} on {engine.store.address}; "
-            f"queues: {named}; concurrency: {concurrency}"
-        )
-        await stop.asked.wait()
-    left = engine.handed_back
-    tell(f"stopped; {left} handed back" if left else "stopped; nothing was left unfinished")
-    executor.shutdown(wait=False, cancel_futures=True)
-    await exit_if_held_up(0)
+    async def until(self, stop: Stop) -> None:
+        """Work until *stop* asks."""
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+
+        from pikku._commands.hosting import exit_if_held_up, hosting
+        from pikku._commands.scrapes import answering
+        from pikku._settings import Work
+
+        app, store = self.app, self.target.store
+        if self.child:
+            _stop_with_parent(stop)
+        executor = ThreadPoolExecutor(thread_name_prefix="pikku-worker")
+        asyncio.get_running_loop().set_default_executor(executor)
+        work = Work(self.queues, self.concurrency, lambda: os._exit(EXIT_STUCK))
+        async with hosting(app, store, sticky=True, work=work, metrics=self.metrics) as engine:
+            stop.under_way = lambda: engine.in_flight
+            async with answering(self.scrapes, engine.store):
+                named = ", ".join(self.queues or _known_queues(app.registry))
+                tell(
+                    f"worker of {app.package} on {engine.store.address}; "
+                    f"queues: {named}; concurrency: {self.concurrency}"
+                )
+                await stop.asked.wait()
+        left = engine.handed_back
+        tell(f"stopped; {left} handed back" if left else "stopped; nothing was left unfinished")
+        executor.shutdown(wait=False, cancel_futures=True)
+        await exit_if_held_up(0)
 
 
 def _stop_with_parent(stop: Stop) -> None:
@@ -145,12 +190,14 @@ def _queues(given: str, app: App[Any]) -> tuple[str, ...]:
     return names
 
 
-def _command(target: Target, queues: tuple[str, ...] | None, concurrency: int) -> list[str]:
+def _command(
+    target: Target, queues: tuple[str, ...] | None, concurrency: int, further: list[str]
+) -> list[str]:
     """The command line of one of several processes."""
     options = (("--app", target.app), ("--store", target.store))
     named = [part for name, value in options if value is not None for part in (name, value)]
     chosen = [] if queues is None else ["--queues", ",".join(queues)]
     return [
         *(sys.executable, "-m", "pikku.cli", *named),
-        *("worker", *chosen, "--concurrency", str(concurrency), "--child"),
+        *("worker", *chosen, "--concurrency", str(concurrency), *further, "--child"),
     ]

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from pikku._access import Action, ActionKind, Session
+from pikku._error_info import ErrorInfo
 from pikku._http import calls, events, runs
 from pikku._http.answers import Refusal, json_answer, not_found, refusal_of
 from pikku._http.incoming import Incoming
@@ -30,6 +31,7 @@ from pikku.errors import (
 
 if TYPE_CHECKING:
     from pikku._app import App
+    from pikku._metrics import Exposition
 
 log = logging.getLogger("pikku.http")
 
@@ -48,6 +50,23 @@ class Route(NamedTuple):
     run_id: str | None = None
     part: str = ""
 
+    @property
+    def shape(self) -> str:
+        """The path with what varies left open."""
+        return _SHAPES[self.kind]
+
+
+_SHAPES: dict[ActionKind, str] = {
+    "rpc": "/rpc/{name}",
+    "start": "/workflows/{name}/runs",
+    "read": "/runs/{run_id}",
+    "result": "/runs/{run_id}/result",
+    "events": "/runs/{run_id}/events",
+    "cancel": "/runs/{run_id}/cancel",
+    "signal": "/runs/{run_id}/signals/{name}",
+    "approve": "/runs/{run_id}/approvals/{step}",
+}
+
 
 class Door:
     """The way in to *app*: an ASGI app that answers for what is exposed, and for nothing else.
@@ -57,10 +76,12 @@ class Door:
 
     Attributes:
         closing: set when the server is about to stop: streams end, waits are answered.
+        metrics: what is answered at `/metrics`; None: nothing, there is no such path.
     """
 
-    def __init__(self, app: App[Any]) -> None:
+    def __init__(self, app: App[Any], metrics: Exposition | None = None) -> None:
         self._app = app
+        self.metrics = metrics
         self.closing = asyncio.Event()
         self._described: dict[str, bytes] = {}
 
@@ -101,12 +122,20 @@ class Door:
         except ClientDisconnect:
             return
         except Exception as error:
-            refusal = refusal_of(error)
-            if refusal is None:
-                log.exception("%s %r cannot be answered", request.method, scope["path"])
-                refusal = Refusal(500, "internal", "something went wrong here")
-            response = refusal.answer()
+            response = self._refusal(request, error).answer()
         await response(scope, receive, send)
+
+    def _refusal(self, request: Request, error: Exception) -> Refusal:
+        """What is answered instead, where *error* was raised."""
+        refusal = refusal_of(error)
+        if refusal is None:
+            log.error(
+                "%s %r cannot be answered",
+                *(request.method, request.scope["path"]),
+                exc_info=error,
+            )
+            refusal = Refusal(500, "internal", "something went wrong here")
+        return refusal
 
     async def _answer(self, request: Request) -> Response:
         segments = segments_of(request.scope)
@@ -114,10 +143,35 @@ class Door:
             _check_method(request, "GET")
             self._check_near(request)
             return json_answer(self._description(request.scope.get("root_path", "")))
+        if segments == ["metrics"] and self.metrics is not None:
+            _check_method(request, "GET")
+            self._check_near(request)
+            text = await asyncio.to_thread(self.metrics.text)
+            return Response(text, headers={"content-type": self.metrics.content_type})
         route = route_of(segments)
         if route is None:
             raise not_found()
         _check_method(request, route.method)
+        opened = self._app._open
+        if opened is None or not opened.engine.observer.active:
+            return await self._answer_route(request, route)
+        watched = opened.engine.observer.answering(route.method, route.shape, request.headers)
+        with watched:
+            try:
+                response = await self._answer_route(request, route)
+            except ClientDisconnect:
+                watched.end(outcome="disconnected")
+                raise
+            except Exception as error:
+                # What a caller did wrong is no error of this server.
+                refusal = refusal_of(error)
+                fault = refusal is None or refusal.status >= 500
+                watched.end(ErrorInfo.of(error) if fault else None, outcome="refused")
+                raise
+            watched.end(outcome=str(response.status_code))
+            return response
+
+    async def _answer_route(self, request: Request, route: Route) -> Response:
         action = Action(route.kind, route.name, route.run_id)
         session = await self._session(request, action)
         incoming = Incoming(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar
 
 from pikku._app import App, OpenApp
 from pikku._durations import Duration, duration_us
+from pikku._run import Run
 from pikku._settings import EngineOptions, Work
 from pikku.errors import UnknownFunctionError
 from pikku.testing.clock import FakeClock
@@ -62,6 +63,9 @@ class WorkflowLab(Generic[S]):
         auto_advance: let the clock jump to the next timer whenever nothing else is to do, so that
             `sleep("3d")` takes no time. Without it, time passes by `advance` only.
         options: how the engine works.
+        schedules: have the ticks of schedules come as time passes. There is always a next one, so
+            that the clock does not jump by itself then: time passes by `advance` only. Without it,
+            `tick` has a schedule's task done.
 
     Attributes:
         clock: what the lab's runs take their time from.
@@ -79,6 +83,7 @@ class WorkflowLab(Generic[S]):
         queue_service: Literal["none", "store"] = "none",
         auto_advance: bool = True,
         options: EngineOptions | None = None,
+        schedules: bool = False,
     ) -> None:
         self.app = app
         self.clock = FakeClock()
@@ -86,7 +91,8 @@ class WorkflowLab(Generic[S]):
         self.store_url = store
         self.queue_service: Literal["none", "store"] = queue_service
         self._services: Any = services
-        self._auto = auto_advance
+        self._auto = auto_advance and not schedules
+        self._schedules = schedules
         self._options = options
         self._stack = AsyncExitStack()
         self._executions: Counter[str] = Counter()
@@ -134,6 +140,7 @@ class WorkflowLab(Generic[S]):
             on_quiet=self._on_quiet,
             work=Work(),
             prepare=self._prepare,
+            schedules=self._schedules,
         )
         self._services = opened.services
         self.app._open = opened
@@ -159,6 +166,17 @@ class WorkflowLab(Generic[S]):
             await self._settle(BODIES_AT_MOST_SECONDS)
         self.clock.move_to(until)
         await self._settle(BODIES_AT_MOST_SECONDS)
+
+    async def tick(self, name: str) -> Run[Any]:
+        """Do what the schedule *name* does when it is due, at the time that the clock shows, and
+        wait until nothing is under way; the run of that tick.
+
+        Raises:
+            UnknownScheduleError: no such schedule, with the nearest names.
+        """
+        run = await self.app.run_schedule(name)
+        await self.settle()
+        return run
 
     async def settle(self) -> None:
         """Wait until nothing is under way: every run has ended, or waits for time or a word."""

@@ -6,8 +6,9 @@
 from pikku import SyncApp, sync_opener
 
 from shop_pikku._app import app
+from shop_pikku._queues import Queues
 from shop_pikku._workflows import Workflows
 
-open_app = sync_opener(app, Workflows.names)
+open_app = sync_opener(app, Workflows.names, Queues.names)
 
 __all__ = ["SyncApp", "open_app"]

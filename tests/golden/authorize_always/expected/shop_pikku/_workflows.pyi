@@ -2,7 +2,6 @@
 # ruff: noqa
 # fmt: off
 from collections.abc import Sequence
-from pikku import BoundWorkflow
 from pikku import Duration
 from pikku import Run
 from shop_pikku._rpc import Rpc

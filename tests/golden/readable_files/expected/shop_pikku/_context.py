@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Literal, Protocol, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, overload
 
 import pikku
 
 from shop_pikku._rpc import Rpc, RpcNames
 from shop_pikku._wire import Wire
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 I = TypeVar("I")
 O = TypeVar("O")
@@ -111,6 +114,29 @@ def wire_middleware(*middleware: Middleware, tags: Sequence[str] | None = None) 
     """Puts middleware around every function, or around those with one of the tags; the first one
     outermost, inside of what was wired before."""
     registry.wire_middleware(*middleware, tags=tags)
+
+
+def wire_queue_worker(*, queue: str, func: pikku.Func[I, O], config: pikku.QueueConfig | None = None) -> None:
+    """Has a function do the jobs of a queue."""
+    registry.wire_queue_worker(queue=queue, func=func, config=config)
+
+
+def wire_scheduler(
+    *,
+    name: str,
+    schedule: str,
+    func: pikku.RpcRef[None, object]
+    | pikku.RpcRef[datetime, object]
+    | pikku.WorkflowRef[None, object]
+    | pikku.WorkflowRef[datetime, object],
+    timezone: str = "UTC",
+    catch_up: Literal["skip", "once", "all"] = "once",
+    description: str = "",
+) -> None:
+    """Has a function called, or a run of a workflow started, whenever a schedule is due."""
+    registry.wire_scheduler(
+        name=name, schedule=schedule, func=func, timezone=timezone, catch_up=catch_up, description=description
+    )
 
 
 @overload

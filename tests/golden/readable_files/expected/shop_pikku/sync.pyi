@@ -2,7 +2,8 @@
 # ruff: noqa
 # fmt: off
 from contextlib import AbstractContextManager
-from pikku import SyncBoundWorkflow
+from pikku import Duration
+from pikku import SyncJob
 from pikku import SyncRun
 from typing import Never
 
@@ -12,9 +13,15 @@ class SyncWorkflows:
     """The wired workflows of this project."""
 
 
+class SyncQueues:
+    """The queues of this project that a function is wired to."""
+
+    def add(self, name: Never, data: object = ..., /, *, delay: Duration | None = None, priority: int = 0, retries: int | None = None, dedupe_id: str | None = None, group: str | None = None, keep_result: bool = False) -> SyncJob[object]: ...
+
 class SyncApp:
     """The opened app."""
 
+    queues: SyncQueues
     workflows: SyncWorkflows
     def get_run(self, name: Never, run_id: str, /) -> SyncRun[object]: ...
 

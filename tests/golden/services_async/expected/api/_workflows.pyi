@@ -3,7 +3,6 @@
 # fmt: off
 from api._rpc import Rpc
 from collections.abc import Sequence
-from pikku import BoundWorkflow
 from pikku import Duration
 from pikku import Run
 from typing import ClassVar

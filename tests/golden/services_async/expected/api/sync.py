@@ -6,8 +6,9 @@
 from pikku import SyncApp, sync_opener
 
 from api._app import app
+from api._queues import Queues
 from api._workflows import Workflows
 
-open_app = sync_opener(app, Workflows.names)
+open_app = sync_opener(app, Workflows.names, Queues.names)
 
 __all__ = ["SyncApp", "open_app"]

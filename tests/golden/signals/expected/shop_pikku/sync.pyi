@@ -2,11 +2,14 @@
 # ruff: noqa
 # fmt: off
 from contextlib import AbstractContextManager
+from pikku import Duration
 from pikku import SyncBoundWorkflow
+from pikku import SyncJob
 from pikku import SyncRun
 from shop.types import Charge
 from shop.types import Upgrade
 from typing import Literal
+from typing import Never
 from typing import overload
 
 __all__ = ["SyncApp", "open_app"]
@@ -19,9 +22,15 @@ class SyncWorkflows:
     trial: SyncBoundWorkflow[Charge, Upgrade]
     """shop.workflows:trial"""
 
+class SyncQueues:
+    """The queues of this project that a function is wired to."""
+
+    def add(self, name: Never, data: object = ..., /, *, delay: Duration | None = None, priority: int = 0, retries: int | None = None, dedupe_id: str | None = None, group: str | None = None, keep_result: bool = False) -> SyncJob[object]: ...
+
 class SyncApp:
     """The opened app."""
 
+    queues: SyncQueues
     workflows: SyncWorkflows
     @overload
     def get_run(self, name: Literal["cleaning"], run_id: str, /) -> SyncRun[None]: ...

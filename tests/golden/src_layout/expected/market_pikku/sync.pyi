@@ -2,9 +2,12 @@
 # ruff: noqa
 # fmt: off
 from contextlib import AbstractContextManager
+from pikku import Duration
 from pikku import SyncBoundWorkflow
+from pikku import SyncJob
 from pikku import SyncRun
 from typing import Literal
+from typing import Never
 
 __all__ = ["SyncApp", "open_app"]
 
@@ -14,9 +17,15 @@ class SyncWorkflows:
     only: SyncBoundWorkflow[list[int], None]
     """market.flows:only_flow"""
 
+class SyncQueues:
+    """The queues of this project that a function is wired to."""
+
+    def add(self, name: Never, data: object = ..., /, *, delay: Duration | None = None, priority: int = 0, retries: int | None = None, dedupe_id: str | None = None, group: str | None = None, keep_result: bool = False) -> SyncJob[object]: ...
+
 class SyncApp:
     """The opened app."""
 
+    queues: SyncQueues
     workflows: SyncWorkflows
     def get_run(self, name: Literal["only"], run_id: str, /) -> SyncRun[None]: ...
 
