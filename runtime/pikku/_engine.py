@@ -8,7 +8,7 @@ import inspect
 import json
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pikku._bodies import Attempt, Bodies, End, Plan, trimmed_traceback
@@ -77,6 +77,7 @@ log = logging.getLogger("pikku")
 SWEEP_SECONDS = 1.0
 DEPLOYS_EVERY = 10  # sweeps
 AUDIT_EVERY = 10  # sweeps
+AUDIT_AGAIN_SECONDS = 5.0
 LOOKED_AT_ONCE = 10
 PRUNE_EVERY = 60  # sweeps
 PRUNE_AT_ONCE = 200
@@ -210,6 +211,7 @@ class Engine:
             on_execute=self._tell_execute,
             on_recorded=self._tell_recorded,
             clock=self.loop.time,
+            later=self.loop.call_later,
             observer=observer,
         )
 
@@ -1200,24 +1202,31 @@ class Engine:
         begin = self._looked_at if self._looked_at < len(idle) else 0
         looked_at = idle[begin : begin + LOOKED_AT_ONCE]
         self._looked_at = begin + len(looked_at)
-        for _ in range(2):  # a word may have been on its way
-            astray: list[LiveRun] = []
-            for live in looked_at:
-                loaded = await self.store.load_steps(live.run_id)
-                if self._is_over(session):
-                    return
-                if loaded is not None and self._idle.get(live.run_id) is live:
-                    if live.strays_from(loaded):
-                        astray.append(live)
-            if not astray:
-                return
-            looked_at = astray
-            await asyncio.sleep(SWEEP_SECONDS)
-        for live in looked_at:
-            if self._idle.get(live.run_id) is live and not live.moving:
+        astray = await self._astray(session, looked_at)
+        if not astray:
+            return
+        await asyncio.sleep(AUDIT_AGAIN_SECONDS)  # a word may have been on its way
+        for live, stands in (await self._astray(session, astray)).items():
+            if stands == astray[live] and self._idle.get(live.run_id) is live:
                 log.warning("run %s does not go by its records: it is replayed", live.run_id)
                 self._idle.pop(live.run_id)
                 self.reload(live)
+
+    async def _astray(
+        self, session: str, looked_at: Iterable[LiveRun]
+    ) -> dict[LiveRun, tuple[int, int]]:
+        """Those of the waiting runs whose records say something else, and where they stand."""
+        found: dict[LiveRun, tuple[int, int]] = {}
+        for live in looked_at:
+            if self._is_over(session):
+                return {}
+            loaded = await self.store.load_steps(live.run_id)
+            waits = self._idle.get(live.run_id) is live and not live.moving
+            if not waits or loaded is None or loaded.run.owner != session:
+                continue  # it moves, or is somebody else's: the next answer says so
+            if live.strays_from(loaded):
+                found[live] = live.stands
+        return {} if self._is_over(session) else found
 
     def _sweep_answered(self, result: OpResult) -> None:
         self._sweeping = False

@@ -178,6 +178,7 @@ class Jobs:
         begin: begins the body of an attempt.
         on_execute, on_recorded: told of (key, name) when a body begins, and when it is recorded.
         clock: seconds, as the host's loop counts them.
+        later: calls something so many of them from now.
         observer: told of what is tried again, and of what is refused.
     """
 
@@ -191,6 +192,7 @@ class Jobs:
         on_execute: Callable[[str, str], None],
         on_recorded: Callable[[str, str], None],
         clock: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], object],
         observer: Observer = NOBODY,
     ) -> None:
         self._registry = registry
@@ -205,6 +207,8 @@ class Jobs:
         self._alone_since = 0.0
         self._asked: ClaimedJob | None = None
         self._clock = clock
+        self._later = later
+        self._reminded = False
         self._closed = False
 
     @property
@@ -264,7 +268,11 @@ class Jobs:
         if not self._alone or self._asked is not None or self._closed:
             return
         job = self._alone[0]
-        if self._bodies.busy and self._clock() < self._alone_since + ALONE_AT_MOST_SECONDS:
+        wait = self._alone_since + ALONE_AT_MOST_SECONDS - self._clock()
+        if self._bodies.busy and wait > 0:
+            if not self._reminded:
+                self._reminded = True
+                self._later(wait, self._remind)
             return
         self._asked = job
 
@@ -281,6 +289,11 @@ class Jobs:
                 self._give_back(job, result)
 
         self._submit(BeginStep(job.run_id, job.ask.key, job.attempt), begun)
+
+    def _remind(self) -> None:
+        """Others may go on for longer than anybody has to wait for them."""
+        self._reminded = False
+        self.next_alone()
 
     def _execute(self, job: ClaimedJob, *, alone: bool) -> None:
         self._on_execute(job.ask.key, job.ask.name)

@@ -334,14 +334,15 @@ class LiveRun:
 
     def strays_from(self, loaded: LoadedRun) -> bool:
         """Whether the run, which waits, waits for something else than what is *loaded* says."""
-        if self.gone or self.moving:
-            return False
         run = loaded.run
-        return (
-            run.turn != self._turn
-            or run.deliveries != self._replay.delivered
-            or any(is_forsaken(step, run) for step in loaded.steps)
+        return (run.turn, run.deliveries) != self.stands or any(
+            is_forsaken(step, run) for step in loaded.steps
         )
+
+    @property
+    def stands(self) -> tuple[int, int]:
+        """The last turn that was recorded here, and how many outcomes the function was given."""
+        return self._turn, self._replay.delivered
 
     @property
     def unwinding(self) -> bool:

@@ -39,7 +39,17 @@ MIXED = ("order", "fan", "race")
 # For a worker that leaves others something to do.
 FEW = ("--concurrency", "2")
 # What no log of a worker may hold: each is an exception that nobody expected.
-BUGS = ("a bug in pikku", "Traceback", "never retrieved", "InternalError", "was destroyed but")
+BUGS = (
+    "a bug in pikku",
+    "Traceback",
+    "never retrieved",
+    "InternalError",
+    "was destroyed but",
+    # What mends itself has been broken before.
+    "was forgotten",
+    "claimed here and forgotten",
+    "does not go by its records",
+)
 
 
 def monotonic_ns() -> int:

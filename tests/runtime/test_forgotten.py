@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 from tests.runtime.kit import Ctx, Lab, StoreProxy, Toy, Wf, World
 
+import pikku._bodies
 import pikku._engine
+import pikku._jobs
 from pikku._records import (
     FINAL_STATUSES,
     BeginStep,
@@ -251,7 +253,7 @@ class Deaf(StoreProxy):
 async def test_a_run_that_has_missed_a_word_is_replayed(
     toy: Toy, store_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pikku._engine, "SWEEP_SECONDS", 0.01)
+    monkeypatch.setattr(pikku._engine, "AUDIT_AGAIN_SECONDS", 0.01)
     waiting(toy)
     async with World(store_url).proxied(toy, Deaf) as lab:
         run = await toy.start("main", run_id="r", wait=False)
@@ -335,3 +337,46 @@ async def test_a_job_of_which_the_store_takes_no_word_is_given_back(
 
         assert await toy.app.get_run("main", "r").result(timeout=PATIENCE) in (1, 2)
         assert refuses.left == 0
+
+
+async def test_a_job_that_has_lost_a_worker_does_not_wait_for_ever_to_be_alone(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else may happen meanwhile that would have it looked at again."""
+    for module in (pikku._jobs, pikku._bodies):
+        monkeypatch.setattr(module, "ALONE_AT_MOST_SECONDS", 0.05)
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    @toy.func(dispatch="queue")
+    async def long(ctx: Ctx) -> None:
+        begun.set()
+        await go.wait()
+
+    @toy.func(dispatch="queue")
+    async def work(ctx: Ctx) -> int:
+        return ctx.step.attempt_count
+
+    @toy.workflow(name="main")
+    async def main(ctx: Wf) -> int:
+        return int(await ctx.workflow.do("Work", work))
+
+    @toy.workflow(name="other")
+    async def other(ctx: Wf) -> None:
+        await ctx.workflow.do("Long", long)
+
+    lab = MEMORY.lab(toy)
+    lab.queue_service = "store"
+    async with lab:
+        engine = lab._opened.engine
+        await toy.start("other", wait=False)
+        await begun.wait()
+        made = new_run("r", workflow="main", inline=False, claim=True)
+        job = write("Work", "scheduled")._replace(queue="default", target="work", lost=1)
+        ops: list[Op] = [made, turn("r", 1, asks=[job]), ReleaseRun("r")]
+        await lab._store.apply(engine.session_id, ops, {})
+        engine.intake.look_everywhere()
+        engine._committer.poke()
+        try:
+            assert await toy.app.get_run("main", "r").result(timeout=PATIENCE) == 1
+        finally:
+            go.set()

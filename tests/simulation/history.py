@@ -49,7 +49,7 @@ LOOK_EVERY_US = 3 * SECOND
 # After its app is closed, whoever waits for an answer has to be told: as late as a read is.
 TOLD_WITHIN_SECONDS = 10.0
 # For how many looks in a row a process may not have heard of what it holds: answers are lost.
-UNHEARD_FOR = 6
+UNHEARD_FOR = 12
 # How long the runs of a healthy world may take.
 PATIENCE_US = 400 * SECOND
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tests.simulation.network import Call, Server
 from tests.simulation.summary import PROPERTY, Summary
 from tests.simulation.world import World
 
+from pikku._engine import Engine
 from pikku._records import Commit, CompleteStep, Op, Reply, RunRecord, StepRecord
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -200,14 +202,14 @@ class GrantsNothingAgain(Server):
 
 
 class ForgetsTheDead(Server):
-    """Leaves the runs of one dead session in ten where they are."""
+    """Leaves the runs of one dead session in four where they are."""
 
     dead = 0
 
     def runs_of(self, session: str, limit: int) -> list[RunRecord]:
         self.dead += 1
         runs = list(super().runs_of(session, limit))
-        return runs if self.dead % 10 else []
+        return runs if self.dead % 4 else []
 
 
 class TakesCallsThatWereOvertaken(Server):
@@ -257,3 +259,33 @@ def test_a_process_that_does_not_look_at_its_lease_is_noticed(
     found = next((seed for seed in range(1000) if History(seed).play()), None)
 
     assert found is not None
+
+
+def forget_every_third_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have processes drop every third run that they claim."""
+    on_reply, claimed = Engine._on_reply, itertools.count()
+
+    def forgetful(engine: Engine, reply: Reply) -> None:
+        kept = [loaded for loaded in reply.claimed if next(claimed) % 3]
+        on_reply(engine, reply._replace(claimed=kept))
+
+    monkeypatch.setattr(Engine, "_on_reply", forgetful)
+
+
+def test_a_process_that_forgets_what_it_has_claimed_is_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forget_every_third_run(monkeypatch)
+
+    history = next(history for seed in range(1, 200, 2) if (history := History(seed)).play())
+
+    assert any("F: forgotten" in each for each in history.world.wrong)
+
+
+def test_what_a_process_has_forgotten_it_takes_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In histories in which processes compare with the store."""
+    forget_every_third_run(monkeypatch)
+
+    for seed in range(0, 40, 2):
+        history = History(seed)
+        assert history.play() == [], told(history)
