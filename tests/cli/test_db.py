@@ -21,7 +21,7 @@ def test_a_schema_is_migrated_by_command_once(desk: Desk, postgres_url: str) -> 
     assert "has no schema yet, and version 2 is needed" in refused.stderr
     assert "help: pikku db migrate" in refused.stderr
     assert (first.returncode, first.stdout) == (0, "")
-    assert first.stderr.endswith(" is at version 1 of its schema now\n")
+    assert first.stderr.endswith(" is at version 2 of its schema now\n")
     assert json.loads(again.stdout)["migrated"] == []
     assert (started.returncode, started.stdout) == (0, "r1 running\n"), started.stderr
     assert desk.effects == ["before"]
