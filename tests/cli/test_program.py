@@ -40,7 +40,9 @@ def test_every_command_says_what_it_does() -> None:
         "dev",
         "doctor",
         "init",
+        "queue",
         "runs",
+        "schedule",
         "serve",
         "worker",
     ]

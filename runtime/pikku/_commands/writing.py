@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pikku._control import Control
 from pikku._settings import EngineOptions
+from pikku._telemetry import NOBODY
 from pikku.errors import RunNotFoundError, RunStateError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Clerk:
         self.options = EngineOptions()
         self.remote = remote
         self.results = self
+        self.observer = NOBODY
         self._asked: list[tuple[Op, asyncio.Future[OpResult]]] = []
         self._writer: asyncio.Task[None] | None = None
 
