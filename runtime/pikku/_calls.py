@@ -13,6 +13,8 @@ from pikku.errors import DeclarationError, PermissionDeniedError, RpcDepthError
 if TYPE_CHECKING:
     import asyncio
 
+    from pikku._functions import Func
+
 # How deep functions may call one another; well below the depth at which Python itself gives up.
 MAX_CALL_DEPTH = 50
 
@@ -88,6 +90,34 @@ def guarded(
     for each in reversed(guards.middleware):
         whole = around(each, whole)
     return whole(call.data)
+
+
+def called(
+    guards: Guards,
+    func: Func[Any, Any],
+    data: Any,
+    ctx: Any,
+    body: Callable[[Any], Awaitable[Any]],
+) -> Awaitable[Any]:
+    """What *body* makes of *data*, with what stands around *func*, if anything does."""
+    if not any(guards):
+        return body(data)
+    return guarded(guards, Call(func.name, data, func.tags), ctx, body)
+
+
+def called_in_thread(
+    guards: Guards,
+    func: Func[Any, Any],
+    data: Any,
+    ctx: Any,
+    body: Callable[[Any], Any],
+    loop: asyncio.AbstractEventLoop,
+) -> Any:
+    """The same for a *body* that is synchronous, in its thread; guards run on *loop*."""
+    if not any(guards):
+        return body(data)
+    lent = LentThread(loop, body)
+    return lent.run(guarded(guards, Call(func.name, data, func.tags), ctx, lent.body))
 
 
 class LentThread:

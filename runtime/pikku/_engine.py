@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pikku._bodies import Attempt, Bodies, End, Plan, trimmed_traceback
-from pikku._calls import Call, LentThread, guarded
+from pikku._calls import called, called_in_thread
 from pikku._clock import Alarm
 from pikku._codec import first_difference
 from pikku._committer import Committer
@@ -828,16 +828,10 @@ class Engine:
         guards = self.registry.guards(func)
 
         async def run_async() -> Any:
-            if any(guards):
-                return await guarded(guards, Call(func.name, data(), func.tags), context, call)
-            return await call(data())
+            return await called(guards, func, data(), context, call)
 
         def run_sync() -> Any:
-            if not any(guards):
-                return call(data())
-            lent = LentThread(self.loop, call)
-            whole = Call(func.name, data(), func.tags)
-            return lent.run(guarded(guards, whole, context, lent.body))
+            return called_in_thread(guards, func, data(), context, call, self.loop)
 
         async def run_fake(fake: Callable[..., Any]) -> Any:
             made = fake(data()) if declaration.takes_input else fake()

@@ -571,6 +571,7 @@ class Registry:
         self.schedules: dict[str, WiredSchedule] = {}
         self.signals: dict[str, WiredSignal[Any]] = {}
         self.middleware: list[WiredMiddleware] = []
+        self._guards: dict[Func[Any, Any], Guards] = {}
 
     def pikku_func(self, func: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         """Register *func*, or return the decorator that will, with *options*.
@@ -769,16 +770,21 @@ class Registry:
                 hint='write tags=["one", "two"], or leave it out for every function',
             )
         self.middleware += [WiredMiddleware(each, frozenset(tags or ())) for each in found]
+        self._guards.clear()
 
     def guards(self, func: Func[Any, Any]) -> Guards:
         """What stands around *func*: middleware for all functions, then for its tags, then its
         own; and its permissions."""
         if not self.middleware:
             return func.guards
-        tags = frozenset(func.tags)
-        everywhere = [each.middleware for each in self.middleware if not each.tags]
-        tagged = [each.middleware for each in self.middleware if each.tags & tags]
-        return Guards((*everywhere, *tagged, *func.guards.middleware), func.guards.permissions)
+        found = self._guards.get(func)
+        if found is None:
+            tags = frozenset(func.tags)
+            everywhere = [each.middleware for each in self.middleware if not each.tags]
+            tagged = [each.middleware for each in self.middleware if each.tags & tags]
+            middleware = (*everywhere, *tagged, *func.guards.middleware)
+            found = self._guards[func] = Guards(middleware, func.guards.permissions)
+        return found
 
     def queue_worker(self, queue: str) -> WiredQueueWorker:
         """What does the jobs of this *queue*.

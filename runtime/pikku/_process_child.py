@@ -14,10 +14,10 @@ from logging.handlers import QueueHandler
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
-from pikku._app import App, Contexts, OpenApp
+from pikku._app import App, OpenApp
 from pikku._bodies import End, Plan, _failure, _success, trimmed_traceback
-from pikku._calls import Call as GuardedCall
-from pikku._calls import LentThread, guarded
+from pikku._callers import Contexts
+from pikku._calls import called, called_in_thread
 from pikku._contexts import StepContext
 from pikku._error_info import ErrorInfo
 from pikku._logging import log as run_log
@@ -250,11 +250,8 @@ class CallServer:
 
         def work() -> End:
             try:
-                if not any(guards):
-                    return _success(plan, body(data()))
-                lent = LentThread(loop, body)
-                whole = GuardedCall(func.name, data(), func.tags)
-                return _success(plan, lent.run(guarded(guards, whole, context, lent.body)))
+                value = called_in_thread(guards, func, data(), context, body, loop)
+                return _success(plan, value)
             except BaseException as error:
                 return _failure(plan, error)
 
@@ -262,9 +259,6 @@ class CallServer:
         if not func.is_async:
             return await asyncio.to_thread(work)
         try:
-            if not any(guards):
-                return _success(plan, await body(data()))
-            whole = GuardedCall(func.name, data(), func.tags)
-            return _success(plan, await guarded(guards, whole, context, body))
+            return _success(plan, await called(guards, func, data(), context, body))
         except BaseException as error:
             return _failure(plan, error)

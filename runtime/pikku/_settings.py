@@ -16,6 +16,8 @@ from pikku.errors import DurationError, SettingError, nearest
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from pikku._queues import RateLimit
+
 DEFAULT_STORE = "sqlite:///.pikku/runs.db"
 ENVIRONMENT = {
     "store": "PIKKU_STORE",
@@ -43,6 +45,12 @@ class EngineOptions:
         loop_grace_seconds: for how long the event loop may stand still and keep its runs.
         max_payload_bytes: how large one value may be as JSON; a larger one is refused before
             anything is stored.
+        max_streams: how many event streams a process answers at one time over HTTP; each more is
+            answered with 503.
+        max_streams_per_session: how many of them one person may have, or one address where nothing
+            asks who is there; each more is answered with 429.
+        request_rate: how many requests a person, or such an address, may make over HTTP within a
+            time; each more is answered with 429. None: as many as they like.
     """
 
     lease_seconds: float = 6.0
@@ -53,6 +61,9 @@ class EngineOptions:
     max_lost_attempts: int = 3
     loop_grace_seconds: float = 30.0
     max_payload_bytes: int = MAX_PAYLOAD_BYTES
+    max_streams: int = 1000
+    max_streams_per_session: int = 100
+    request_rate: RateLimit | None = None
 
 
 @dataclass(frozen=True)

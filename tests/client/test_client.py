@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import importlib
 from collections.abc import Callable
+from contextlib import aclosing
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from tests.client.server import TOKEN, Served
+from tests.client.server import TOKEN, Served, served
+
+from pikku import EngineOptions, RateLimit
 
 Order = Callable[..., Any]
 
@@ -327,6 +332,47 @@ async def test_the_server_says_how_long_to_wait(
     await shop.rpc.ping()
 
     assert pauses == [7.0]
+
+
+async def test_a_client_over_the_rate_of_the_server_waits_as_long_as_it_says(
+    project: Path, client_package: Any, pauses: list[float]
+) -> None:
+    app = importlib.import_module("depot_pikku").app
+    options = EngineOptions(request_rate=RateLimit(2, "1s"))
+    async with (
+        app.open(store="memory://", options=options),
+        served(app) as there,
+        client_package.DepotClient(there.url, token=TOKEN, retries=10_000) as shop,
+    ):
+        assert [await shop.rpc.ping() for _ in range(3)] == [42, 42, 42]
+
+    assert pauses
+    assert set(pauses) == {1.0}
+
+
+@pytest.mark.parametrize(
+    "options", [EngineOptions(max_streams=1), EngineOptions(max_streams_per_session=1)]
+)
+async def test_a_client_without_a_place_for_its_stream_asks_again(
+    project: Path, client_package: Any, pauses: list[float], options: EngineOptions
+) -> None:
+    app = importlib.import_module("depot_pikku").app
+    async with (
+        app.open(store="memory://", options=options),
+        served(app) as there,
+        client_package.DepotClient(there.url, token=TOKEN, retries=10_000) as shop,
+    ):
+        run = await shop.workflows.count.start()
+        async with aclosing(run.events()) as second:
+            async with aclosing(run.events()) as first:
+                assert (await anext(first)).kind == "run_started"
+                told = asyncio.ensure_future(anext(second))
+                while not pauses:
+                    await asyncio.sleep(0.01)
+
+            assert (await told).kind == "run_started"
+
+    assert set(pauses) == {5.0}
 
 
 async def test_after_the_last_attempt_it_is_unavailable(

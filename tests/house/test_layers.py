@@ -35,6 +35,7 @@ ROWS: list[tuple[str, ...]] = [
     ("pikku._sync", "pikku._process_child"),
     ("pikku._http",),
     ("pikku._app",),
+    ("pikku._callers",),
     ("pikku._control", "pikku._job_control", "pikku._recorder", "pikku._schedules"),
     ("pikku._exported", "pikku._repair", "pikku._verify"),
     ("pikku._engine",),

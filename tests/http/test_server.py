@@ -89,9 +89,11 @@ def program(project: Path, *arguments: str) -> Any:
 
 
 @asynccontextmanager
-async def served(project: Path) -> AsyncGenerator[tuple[str, asyncio.subprocess.Process], None]:
+async def served(
+    project: Path, *options: str
+) -> AsyncGenerator[tuple[str, asyncio.subprocess.Process], None]:
     """`pikku serve`, and its URL."""
-    server = await program(project, "serve", "--port", "0")
+    server = await program(project, "serve", "--port", "0", *options)
     assert server.stderr is not None
     said = ""
     while not (found := re.search(r"serving desk_pikku on (http://\S+);", said)):
@@ -283,3 +285,18 @@ async def test_an_app_that_cannot_be_opened_fails_the_servers_start(
         await server.serve()
 
     assert not server.started
+
+
+async def test_pikku_serve_takes_the_limits(project: Path) -> None:
+    wrong = await program(project, "serve", "--request-rate", "often")
+    _, said = await wrong.communicate()
+    assert wrong.returncode == 2
+    assert b"write 600/1min" in said
+
+    limits = ("--max-streams", "0", "--request-rate", "3/1h")
+    async with served(project, *limits) as (url, _), httpx2.AsyncClient(base_url=url) as client:
+        stream = await client.get("/runs/r1/events")
+        codes = [(await client.post("/rpc/echo", json="x")).status_code for _ in range(3)]
+
+    assert (stream.status_code, stream.headers["retry-after"]) == (503, "5")
+    assert codes == [200, 200, 429]

@@ -347,3 +347,20 @@ def test_what_cannot_stand_around_a_function_is_refused(
 def test_tags_of_middleware_are_some(toy: Toy, tags: Any) -> None:
     with pytest.raises(DeclarationError, match="leave it out for every function"):
         toy.registry.wire_middleware(noting([], "m"), tags=tags)
+
+
+async def test_middleware_that_is_wired_after_a_call_stands_around_the_next_one(toy: Toy) -> None:
+    said: list[str] = []
+
+    @toy.func
+    async def ping(ctx: Ctx) -> str:
+        return "pong"
+
+    async with MEMORY.lab(toy):
+        for word in ("first", "second"):
+            toy.registry.wire_middleware(noting(said, word))
+            await toy.app.invoke("ping")
+
+    assert [each for each in said if each.startswith(">")] == [
+        *("> first ping", "> first ping", "> second ping"),
+    ]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pikku._commands.target import Target
     from pikku._engine import Engine
     from pikku._metrics import Metrics
-    from pikku._settings import Work
+    from pikku._settings import EngineOptions, Work
     from pikku.stores.base import Store
 
 T = TypeVar("T")
@@ -56,16 +56,18 @@ async def hosting(
     sticky: bool,
     work: Work | None = None,
     metrics: Metrics | None = None,
+    options: EngineOptions | None = None,
 ) -> AsyncGenerator[Engine, None]:
     """The engine of *app*, open; with *work*, it is a worker. Without *sticky*, a run that only
-    waits leaves this process. What happens is counted in *metrics*.
+    waits leaves this process, unless *options* say otherwise. What happens is counted in *metrics*.
 
     Raises:
         ConfigurationError: if the app's own code raises when it is imported or opened.
     """
     from pikku._settings import EngineOptions
 
-    options = EngineOptions() if sticky else EngineOptions(sticky=0)
+    if options is None:
+        options = EngineOptions() if sticky else EngineOptions(sticky=0)
     async with AsyncExitStack() as stack:
         register(app)
         if metrics is not None:

@@ -10,7 +10,7 @@ from pikku._commands.logs import log_options
 from pikku._commands.output import tell
 from pikku._commands.scrapes import exposition_of, metrics_here
 from pikku._commands.target import Target
-from pikku.errors import ExposureError, MissingDependencyError
+from pikku.errors import DeclarationError, ExposureError, MissingDependencyError
 
 if TYPE_CHECKING:
     from socket import socket
@@ -18,6 +18,21 @@ if TYPE_CHECKING:
     from pikku._app import App
     from pikku._commands.hosting import Stop
     from pikku._metrics import Metrics
+    from pikku._queues import RateLimit
+    from pikku._settings import EngineOptions
+
+
+def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> RateLimit | None:
+    """So many within a time: `600/1min`."""
+    from pikku._queues import RateLimit
+
+    if value is None:
+        return None
+    count, _, per = value.partition("/")
+    try:
+        return RateLimit(int(count), per)
+    except (ValueError, DeclarationError):
+        raise click.BadParameter(f"{value!r} is no rate: write 600/1min") from None
 
 
 @click.command()
@@ -34,6 +49,26 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Answer scrapes of Prometheus at /metrics, for whoever reaches the port.",
 )
+@click.option(
+    "--max-streams",
+    type=click.IntRange(0),
+    default=1000,
+    show_default=True,
+    help="How many event streams may be open.",
+)
+@click.option(
+    "--max-streams-per-session",
+    type=click.IntRange(0),
+    default=100,
+    show_default=True,
+    help="How many of them one person may have.",
+)
+@click.option(
+    "--request-rate",
+    callback=_rate,
+    metavar="COUNT/TIME",
+    help="How many requests one person may make, such as 600/1min; no limit otherwise.",
+)
 @log_options
 @click.pass_obj
 def serve(
@@ -41,6 +76,9 @@ def serve(
     host: str,
     port: int,
     metrics: bool,
+    max_streams: int,
+    max_streams_per_session: int,
+    request_rate: RateLimit | None,
     log_format: str | None,
     log_level: str,
 ) -> None:
@@ -49,6 +87,7 @@ def serve(
     Runs that are started are executed here, or by workers where `queue_service` says so.
     """
     from pikku._commands.hosting import blaming, log_to_stderr, register, run_until_stopped
+    from pikku._settings import EngineOptions
 
     app = target.load_app()
     register(app)
@@ -66,17 +105,27 @@ def serve(
     listener = listening(host, port)
     log_to_stderr(target, log_format, log_level)
     counted = metrics_here("--metrics") if metrics else None
-    run_until_stopped(lambda stop: _serve(stop, target, app, listener, counted))
+    options = EngineOptions(
+        max_streams=max_streams,
+        max_streams_per_session=max_streams_per_session,
+        request_rate=request_rate,
+    )
+    run_until_stopped(lambda stop: _serve(stop, target, app, listener, counted, options))
 
 
 async def _serve(
-    stop: Stop, target: Target, app: App[Any], listener: socket, metrics: Metrics | None
+    stop: Stop,
+    target: Target,
+    app: App[Any],
+    listener: socket,
+    metrics: Metrics | None,
+    options: EngineOptions,
 ) -> None:
     from pikku._commands.hosting import exit_if_held_up, hosting
     from pikku._http.door import Door
     from pikku._http.serving import serve as serve_door
 
-    async with hosting(app, target.store, sticky=True, metrics=metrics) as engine:
+    async with hosting(app, target.store, sticky=True, metrics=metrics, options=options) as engine:
         stop.under_way = lambda: engine.in_flight
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host

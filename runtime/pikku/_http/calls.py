@@ -21,7 +21,7 @@ log = logging.getLogger("pikku.http")
 
 async def call(incoming: Incoming) -> Response:
     """What the function returns."""
-    from pikku._app import _StepCaller
+    from pikku._callers import StepCaller
 
     name = incoming.action.name or ""
     func = incoming.opened.registry.functions.get(name)
@@ -41,7 +41,7 @@ async def call(incoming: Incoming) -> Response:
         except InvalidInputError as error:
             parsed(body)  # that it is no JSON is said otherwise
             raise refused_input(error) from None
-    caller = _StepCaller(incoming.app, None, incoming.session)
+    caller = StepCaller(incoming.app, None, incoming.session)
     try:
         value = await caller.call(func, data)
         returned = declaration.output.tell(value, f"the result of {where}")

@@ -19,7 +19,8 @@ from pikku._access import Action, ActionKind, Session
 from pikku._error_info import ErrorInfo
 from pikku._http import calls, events, runs
 from pikku._http.answers import Refusal, json_answer, not_found, refusal_of
-from pikku._http.incoming import Incoming
+from pikku._http.incoming import Incoming, asker_of
+from pikku._http.limits import Limits
 from pikku._http.openapi import openapi
 from pikku._ids import is_unicode
 from pikku.errors import (
@@ -83,6 +84,7 @@ class Door:
         self._app = app
         self.metrics = metrics
         self.closing = asyncio.Event()
+        self._limits = Limits()
         self._described: dict[str, bytes] = {}
 
     def __repr__(self) -> str:
@@ -173,9 +175,16 @@ class Door:
 
     async def _answer_route(self, request: Request, route: Route) -> Response:
         action = Action(route.kind, route.name, route.run_id)
-        session = await self._session(request, action)
+        opened = self._app.opened
+        options = opened.engine.options
+        try:
+            session = await self._session(request, action)
+        except Exception:  # whoever is not let in is counted, too
+            self._limits.count(asker_of(request, None), options)
+            raise
+        self._limits.count(asker_of(request, session), options)
         incoming = Incoming(
-            self._app, self._app.opened, request, action, session, route.part, self.closing
+            self._app, opened, request, action, session, route.part, self.closing, self._limits
         )
         return await route.handler(incoming)
 

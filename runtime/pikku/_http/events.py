@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_json
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from pikku._history import HistoryEvent, history_of
 from pikku._http.documents import event_document
 from pikku._http.incoming import Incoming
+from pikku._http.limits import Slot
 from pikku._records import LoadedRun, RunRecord
 
 if TYPE_CHECKING:
@@ -31,11 +33,30 @@ SLOWER_BY = 1.5
 
 async def follow(incoming: Incoming) -> Response:
     """The history so far, and what follows, until the run ends or is suspended."""
-    run = await incoming.run()
-    told = _number(incoming.request.headers.get("last-event-id", ""))
-    stream = events_of(incoming.opened.engine, run.run_id, told, incoming.closing)
-    headers = {"x-content-type-options": "nosniff"}
-    return EventSourceResponse(stream, ping=KEEP_ALIVE_SECONDS, sep="\n", headers=headers)
+    slot = incoming.stream()
+    try:
+        run = await incoming.run()
+        told = _number(incoming.request.headers.get("last-event-id", ""))
+        stream = events_of(incoming.opened.engine, run.run_id, told, incoming.closing)
+        headers = {"x-content-type-options": "nosniff"}
+        response = _Stream(stream, ping=KEEP_ALIVE_SECONDS, sep="\n", headers=headers)
+    except BaseException:
+        slot.release()
+        raise
+    response.slot = slot
+    return response
+
+
+class _Stream(EventSourceResponse):
+    """A stream that takes a place until it ends, however that is."""
+
+    slot: Slot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.slot.release()
 
 
 def _number(given: str) -> int:

@@ -13,6 +13,7 @@ from pikku._access import Action, Session, may_access
 from pikku._history import RunInfo
 from pikku._http.answers import not_found
 from pikku._http.bodies import read_body
+from pikku._http.limits import Asker, Limits, Slot
 from pikku._ids import check_run_id
 from pikku._records import RunRecord
 from pikku.errors import PermissionDeniedError, RunIdError
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def asker_of(request: Request, session: Session | None) -> Asker:
+    """Whom *request* is counted for."""
+    if session is not None:
+        return Asker(True, session.user_id)
+    return Asker(False, "" if request.client is None else request.client.host)
+
+
 @dataclass(frozen=True, slots=True)
 class Incoming:
     """What is asked, of which app, by whom.
@@ -30,6 +38,7 @@ class Incoming:
     Attributes:
         part: the signal, or the step of the approval.
         closing: set when the server is about to stop.
+        limits: what the server counts.
     """
 
     app: App[Any]
@@ -39,11 +48,25 @@ class Incoming:
     session: Session | None
     part: str
     closing: asyncio.Event
+    limits: Limits
 
     @property
     def who(self) -> str | None:
         """The identity of whoever asks."""
         return None if self.session is None else self.session.user_id
+
+    @property
+    def asker(self) -> Asker:
+        """Whom this is counted for."""
+        return asker_of(self.request, self.session)
+
+    def stream(self) -> Slot:
+        """A place for a stream.
+
+        Raises:
+            Refusal: too many are open.
+        """
+        return self.limits.stream(self.asker, self.opened.engine.options)
 
     async def body(self) -> bytes:
         """The body; see `read_body`."""

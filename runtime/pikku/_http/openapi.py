@@ -66,9 +66,15 @@ _REFUSALS = {
     "415": "the body is no JSON in UTF-8",
     "422": "the request does not fit",
     "500": "the function failed",
+    "429": "too many requests, or streams that are open",
     "503": "not at the moment",
 }
-_READING = ("401", "403", "404", "405", "503")
+_SECONDS: Schema = {
+    "description": "in how many seconds to ask again",
+    "schema": {"type": "integer", "minimum": 1},
+}
+_LATER = ("429", "503")
+_READING = ("401", "403", "404", "405", "429", "503")
 _WRITING = ("400", *_READING, "413", "415", "422")
 
 
@@ -262,6 +268,8 @@ def _responses(*each: str | tuple[str, Schema]) -> dict[str, Any]:
     for item in each:
         if isinstance(item, str):
             found[item] = {"description": _REFUSALS[item], "content": refusal}
+            if item in _LATER:
+                found[item]["headers"] = {"Retry-After": _SECONDS}
         else:
             status, schema = item
             content = {"application/json": {"schema": schema}}

@@ -229,7 +229,7 @@ class WorkflowLab(Generic[S]):
     def context(self, *, session: Any = None) -> Any:
         """A `ctx` for calling a plain function: `await charge.func(lab.context(), data)`; with
         *session*, on somebody's behalf."""
-        from pikku._app import Contexts
+        from pikku._callers import Contexts
 
         return Contexts(self.app, self._opened).direct(None, "", session)
 
