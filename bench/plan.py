@@ -94,6 +94,10 @@ CELLS = (
     ),
     Cell("flaky-memory", "20 flaky steps, memory", "step"),
     Cell("flaky-process", "20 flaky steps, SQLite process", "step"),
+    Cell("queue-jobs-process", "queue jobs added one by one, SQLite process", "job"),
+    Cell("queue-bulk-process", "queue jobs added in bulk, SQLite process", "job"),
+    Cell("queue-jobs-full", "queue jobs added one by one, SQLite FULL", "job"),
+    Cell("queue-bulk-full", "queue jobs added in bulk, SQLite FULL", "job"),
     Cell("schedules-process", "10,000 schedules due together, SQLite process", "tick"),
     Cell("replay", "cold replay of 3,000 steps, SQLite", "recorded step"),
     Cell(
@@ -208,6 +212,15 @@ def _long(store: str) -> OwnRun:
     return OwnRun("long", (f"long-{store}",), {"store": store, "runs": 7}, quick={"runs": 3})
 
 
+def _jobs(store: str) -> OwnRun:
+    return OwnRun(
+        "jobs_sqlite",
+        (f"queue-jobs-{store}", f"queue-bulk-{store}"),
+        {"store": store, "jobs": 3000},
+        quick={"jobs": 1000},
+    )
+
+
 def _generate(functions: int, *cells: str) -> OwnRun:
     names = tuple(f"generate-{functions}-{state}" for state in ("cold", "unchanged", "changed"))
     options = {"functions": functions, "with_import": bool(cells)}
@@ -273,6 +286,7 @@ FAMILIES = (
         (_flaky("memory", 300), _flaky("process", 100)),
         (typescript("W5", ("flaky-memory",)), dbos("w5", {"W5": ("flaky-process",)})),
     ),
+    Family((_jobs("process"), _jobs("full"))),
     Family(
         (
             OwnRun(

@@ -64,6 +64,8 @@ POSTGRES_CELLS = (
         "step",
         _cheaper(30, DBOS_POSTGRES, DBOS_WAITING),
     ),
+    Cell("postgres-queue-jobs", "queue jobs added one by one", "job"),
+    Cell("postgres-queue-bulk", "queue jobs added in bulk", "job"),
     Cell("postgres-queue", "the same, each step through the queue", "step"),
     Cell(
         "postgres-latency",
@@ -187,6 +189,16 @@ POSTGRES_FAMILIES = (
                     "W4 tuned N=100": ("postgres-sequence-100",),
                     "W4 tuned N=300": ("postgres-sequence-300",),
                 },
+            ),
+        ),
+    ),
+    Family(
+        (
+            OwnRun(
+                "jobs_postgres",
+                ("postgres-queue-jobs", "postgres-queue-bulk"),
+                {"jobs": 3000},
+                quick={"jobs": 1000},
             ),
         ),
     ),

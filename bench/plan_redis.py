@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .peers import (
     IDEAL_REDIS,
+    JOB_QUEUES,
     QUEUES,
     TYPESCRIPT,
     ideal_redis,
@@ -100,6 +101,23 @@ REDIS_CELLS = (
         "step",
         (Goal(at_most=0.25), Goal("times_fan", at_most=4.5)),
     ),
+    Cell(
+        "redis-queue-jobs",
+        "no-op queue jobs, added one by one, one worker",
+        "job",
+        tuple(
+            Goal(metric, peer=library, times=1)
+            for library in JOB_QUEUES
+            for metric in ("cpu_ms", "commands")
+        ),
+    ),
+    Cell("redis-queue-bulk", "the same, added in bulk", "job"),
+    Cell(
+        "redis-queue-latency",
+        "one no-op queue job, from adding to word of it",
+        "job",
+        tuple(Goal("p50_ms", peer=library, times=1) for library in JOB_QUEUES),
+    ),
     Cell("redis-sleepers", "10,000 sleepers due together", "run"),
     Cell("redis-schedules", "10,000 schedules due together", "tick"),
     Cell(
@@ -174,6 +192,19 @@ REDIS_FAMILIES = (
             typescript_on_redis("W2", ("redis-remote", "redis-queue")),
             ideal_redis("w2", {"W2 sticky": ("redis-remote", "redis-queue")}),
             *(queue(library, ("redis-remote",)) for library in QUEUES),
+        ),
+    ),
+    Family(
+        (
+            OwnRun(
+                "jobs_redis",
+                ("redis-queue-jobs", "redis-queue-bulk", "redis-queue-latency"),
+                {"jobs": 3000, "alone": 300},
+                quick={"jobs": 1000, "alone": 100},
+            ),
+        ),
+        tuple(
+            queue(library, ("redis-queue-jobs", "redis-queue-latency")) for library in JOB_QUEUES
         ),
     ),
     Family(

@@ -77,7 +77,11 @@ _BOUND = {
     "lines": "<= {:g} lines",
 }
 _ASKED = ("p50_ms", "p99_ms")  # peers tell them of every cell
-_OF_PEER = {"cpu_ms": ">= {:g}x CPU", "p50_ms": ">= {:g}x p50"}
+_OF_PEER = {
+    "cpu_ms": ">= {:g}x CPU",
+    "p50_ms": ">= {:g}x p50",
+    "commands": ">= {:g}x commands",
+}
 
 
 def table(records: Iterable[Record]) -> str:

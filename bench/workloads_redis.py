@@ -428,10 +428,10 @@ async def redis_workers(
 class Worker:
     """A worker in a process of its own, which says what it used and what it executed."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, workload: str = "remote_worker") -> None:
         options = json.dumps({"data": ".", "url": url})
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.child", "remote_worker", options],
+            [sys.executable, "-m", "bench.child", workload, options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -229,8 +229,9 @@ class Schedules:
         if wired is None:
             return
         now = self._now()
+        newest_runs = await self._newest(name)
         heads: list[tuple[Tick, RunRecord]] = []
-        for tick, run in await self._unfinished(name):
+        for tick, run in _unfinished(newest_runs):
             if _is_pause(tick, run):
                 return
             if tick.kind == "tick" and _is_head(run):
@@ -243,7 +244,7 @@ class Schedules:
         for tick, run in heads:  # what is due by now is executed as it was meant
             if tick.at > now and tick.version != version:
                 await self._cancel(run.run_id, "the schedule has changed")
-        after = max([now, *(each.at for each in await self._done(name))])
+        after = max([now, *(each.at for each in _done(newest_runs))])
         at = next_tick(wired.schedule, wired.timezone, after)
         if at is not None:
             await self.make(_tick_of(wired, at, now))
@@ -513,28 +514,34 @@ class Schedules:
         )
 
     async def _last(self, name: str) -> RunRecord | None:
-        ended = await self._ended(name)
+        ended = _ended(await self._newest(name))
         return max(ended, key=lambda run: run.finished_us or 0, default=None)
 
-    async def _done(self, name: str) -> list[Tick]:
-        """The newest ticks that were executed."""
-        ticks = [_read(run) for run in await self._ended(name)]
-        return [tick for tick in ticks if tick is not None and tick.kind == "tick"]
-
-    async def _ended(self, name: str) -> list[RunRecord]:
-        return [run for run in await self._newest(name) if run.status in ("completed", "failed")]
-
     async def _unfinished(self, name: str) -> list[tuple[Tick, RunRecord]]:
-        """What is to come, under way or stands still, and the mark of a pause."""
-        found: list[tuple[Tick, RunRecord]] = []
-        for run in await self._newest(name):
-            if run.status not in FINAL_STATUSES and (tick := _read(run)) is not None:
-                found.append((tick, run))
-        return found
+        return _unfinished(await self._newest(name))
 
     async def _newest(self, name: str) -> list[RunRecord]:
         # Not by status: of two indexes, a store may take the one that has every schedule's runs.
         return await self._store.list_runs(RunFilter(workflow=workflow_of(name), limit=LOOK_AT))
+
+
+def _ended(runs: Sequence[RunRecord]) -> list[RunRecord]:
+    """The ticks that were executed."""
+    return [run for run in runs if run.status in ("completed", "failed")]
+
+
+def _done(runs: Sequence[RunRecord]) -> list[Tick]:
+    ticks = [_read(run) for run in _ended(runs)]
+    return [tick for tick in ticks if tick is not None and tick.kind == "tick"]
+
+
+def _unfinished(runs: Sequence[RunRecord]) -> list[tuple[Tick, RunRecord]]:
+    """What is to come, under way or stands still, and the mark of a pause."""
+    found: list[tuple[Tick, RunRecord]] = []
+    for run in runs:
+        if run.status not in FINAL_STATUSES and (tick := _read(run)) is not None:
+            found.append((tick, run))
+    return found
 
 
 def _codec() -> Codec:

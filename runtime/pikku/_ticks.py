@@ -110,6 +110,7 @@ class ScheduleInfo:
 # --- names ---------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4096)
 def version_of(schedule: str, timezone: str, catch_up: str) -> str:
     """The version of a schedule's workflow: what decides when it is due."""
     text = json.dumps([cron_fields(schedule).split(), timezone, catch_up])

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from pikku._clock import Clock, SystemClock
@@ -512,34 +512,43 @@ class RedisStore:
     async def list_runs(self, wanted: RunFilter) -> list[RunRecord]:
         found: list[tuple[bytes, RunRecord]] = []
         for partition in self._partitions:
-            for index in _indexes(partition.tag, wanted):
-                found += await self._listed(partition, index, wanted)
+            found += await self._listed(partition, _indexes(partition.tag, wanted), wanted)
         found.sort(key=lambda each: (each[1].created_us, each[0]), reverse=not wanted.oldest_first)
         return [run for _, run in found[: wanted.limit]]
 
     async def _listed(
-        self, partition: Partition, index: str, wanted: RunFilter
+        self, partition: Partition, indexes: Iterable[str], wanted: RunFilter
     ) -> list[tuple[bytes, RunRecord]]:
+        """What each of *indexes* has, up to the limit: a page of them all at a time."""
         found: list[tuple[bytes, RunRecord]] = []
-        look: tuple[Any, ...] = ("ZREVRANGEBYSCORE", index, *reversed(_created(wanted)))
-        if wanted.oldest_first:
-            look = ("ZRANGEBYSCORE", index, *_created(wanted))
         told = wanted.tag is None and wanted.text is None and wanted.ended_before_us is None
         page = min(PAGE, wanted.limit) if told else PAGE
+        missing = dict.fromkeys(indexes, wanted.limit)
         offset = 0
-        while len(found) < wanted.limit:
-            (members,) = await self._transport.commands((*look, "LIMIT", offset, page))
-            offset += len(members)
+        while missing:
+            pages = await self._transport.commands(
+                *(_look(index, wanted, offset, page) for index in missing)
+            )
+            members = [member for each in pages for member in each]
+            flats: Iterator[Any] = iter(())
             if members:
-                flats = await self._transport.each(
-                    [("HGETALL", f"{partition.tag}:r:".encode() + each[15:]) for each in members]
+                prefix = f"{partition.tag}:r:".encode()
+                flats = iter(
+                    await self._transport.each(
+                        [("HGETALL", prefix + member[15:]) for member in members]
+                    )
                 )
-                for member, flat in zip(members, flats, strict=True):
-                    run = self._listable(member[15:].decode(), flat)
+            for (index, still), each in zip(list(missing.items()), pages, strict=True):
+                fitting = 0
+                for member in each:
+                    run = self._listable(member[15:].decode(), next(flats))
                     if run is not None and fits(run, wanted):
                         found.append((member, run))
-            if len(members) < page:
-                break
+                        fitting += 1
+                missing[index] = still - fitting
+                if len(each) < page or fitting >= still:
+                    del missing[index]
+            offset += page
         return found
 
     def _listable(self, run_id: str, flat: Any) -> RunRecord | None:
@@ -636,6 +645,14 @@ def _limited(count: int, limits: QueueLimits) -> str:
     """How much to claim of a queue that has limits, as the script reads it."""
     given = (limits.concurrency, limits.group_concurrency, limits.rate, limits.per_us)
     return ":".join(str(-1 if each is None else each) for each in (count, *given))
+
+
+def _look(index: str, wanted: RunFilter, offset: int, page: int) -> tuple[Any, ...]:
+    """The command for a page of an index."""
+    first, last = _created(wanted)
+    if wanted.oldest_first:
+        return ("ZRANGEBYSCORE", index, first, last, "LIMIT", offset, page)
+    return ("ZREVRANGEBYSCORE", index, last, first, "LIMIT", offset, page)
 
 
 def _created(wanted: RunFilter) -> tuple[str, str]:
