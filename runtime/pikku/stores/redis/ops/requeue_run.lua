@@ -28,6 +28,9 @@ ops.requeue_run = function(a)
   if FINAL[f.status] then
     return SETTLED
   end
+  if is_job(f.workflow) and f.status ~= 'running' then
+    return OK
+  end
   if f.owner ~= '' and not alive(f.owner) then
     disown_run(f.owner, run)
     f.owner = ''
