@@ -54,6 +54,7 @@ ops.requeue_run = function(a)
     if not held and (away or s.status ~= RUNNING) then
       if away and s.worker ~= '' then
         disown_job(s.worker, run, step_key)
+        free_lane(run, step_key, s)
       end
       if is_off(s, f.cancel_us) then
         conclude(run, f.status, step_key, s, FAILED)
