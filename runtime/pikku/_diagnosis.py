@@ -28,6 +28,7 @@ from pikku._records import (
     StepKindName,
     StepRecord,
     StepStatus,
+    is_job,
 )
 
 STEP_STATUSES: tuple[str, ...] = typing.get_args(StepStatus)
@@ -122,7 +123,7 @@ def _inaction(
         if is_forsaken(step, run) and run.owner is not None and _lapse(run.owner, found) is None:
             text = f"step {step.key!r} was left behind by a session that does not own the run"
             yield Symptom("left_behind", text, step.key, (step.attempt, step.worker, run.owner))
-    if attended or (waits and run.cancel_us is None):
+    if attended or (waits and (run.cancel_us is None or is_job(run))):
         return
     if not (run.turn or loaded.steps) and (run.run_id, "", "start") in found.timers:
         return

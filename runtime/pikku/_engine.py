@@ -27,6 +27,7 @@ from pikku._payloads import check_size, is_sealed
 from pikku._progress import ProgressReports
 from pikku._records import (
     FINAL_STATUSES,
+    JOB_RUNS,
     NOT_ASKED,
     Advertise,
     Commit,
@@ -251,11 +252,16 @@ class Engine:
                     ended_before_us=self.clock.now_us() - us,
                     oldest_first=True,
                 )
-                while not self._closed and (found := await self.store.list_runs(wanted)):
-                    ops = [DeleteRun(run.run_id) for run in found]
-                    await asyncio.gather(*(self._committer.request(op) for op in ops))
+                await self._delete(wanted)
+                for queue in sorted({DEFAULT_QUEUE, *self.registry.queues}):
+                    await self._delete(wanted._replace(workflow=JOB_RUNS + queue))
         except StoreError as error:
             log.warning("deleting runs that are kept no longer: %s", error)
+
+    async def _delete(self, wanted: RunFilter) -> None:
+        while not self._closed and (found := await self.store.list_runs(wanted)):
+            ops = [DeleteRun(run.run_id) for run in found]
+            await asyncio.gather(*(self._committer.request(op) for op in ops))
 
     @property
     def executes_runs(self) -> bool:

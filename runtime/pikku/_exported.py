@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -15,11 +16,14 @@ from pikku._payloads import is_sealed
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
+    JOB_KEY,
+    JOB_RUNS,
     HistoryEntry,
     LoadedRun,
     PutRun,
     RunRecord,
     StepRecord,
+    is_job,
 )
 from pikku.errors import HistoryFormatError, RunIdError
 
@@ -163,6 +167,8 @@ def _check(run: RunRecord, steps: Sequence[StepRecord]) -> None:
     for index, tag in enumerate(run.tags):
         if not tag or not tag.isprintable():
             raise HistoryFormatError(f"run.tags.{index}", f"{tag!r} is no tag")
+    if is_job(run) or any(step.kind == "job" for step in steps):
+        _check_job(run, steps)
     seen: set[str] = set()
     numbers: set[int] = set() if run.cancel_delivery is None else {run.cancel_delivery}
     for place, step in enumerate(steps):
@@ -189,6 +195,16 @@ def _check(run: RunRecord, steps: Sequence[StepRecord]) -> None:
         raise HistoryFormatError(
             "run.deliveries", f"it says {run.deliveries}, and {len(numbers)} outcomes are there"
         )
+
+
+def _check_job(run: RunRecord, steps: Sequence[StepRecord]) -> None:
+    """Nobody would do a job that stands in no queue."""
+    queue = run.workflow.removeprefix(JOB_RUNS)
+    lane = re.escape(queue) + r"(/[0-9]/.*)?"
+    if not is_job(run) or [(step.key, step.kind) for step in steps] != [(JOB_KEY, "job")]:
+        raise HistoryFormatError("steps", "a job is a run with one step, and nothing else has one")
+    if re.fullmatch(lane, steps[0].queue or "") is None:
+        raise HistoryFormatError("steps.0.queue", f"{steps[0].queue!r} is no place of the job")
 
 
 def _check_history(history: Sequence[HistoryEntry]) -> None:
@@ -257,5 +273,9 @@ def as_put(loaded: LoadedRun, history: Sequence[HistoryEntry]) -> PutRun:
     run = loaded.run
     if run.finished_us is None:
         run = replace(run, status="suspended", suspend_reason="imported")
-    steps = [replace(step, worker=None, queue=None) for step in loaded.steps]
+    # A job has its place in a queue for good; any other step is asked for anew.
+    steps = [
+        replace(step, worker=None, queue=step.queue if step.kind == "job" else None)
+        for step in loaded.steps
+    ]
     return PutRun(replace(run, owner=None, turned_by=None, queued=False), steps, history)

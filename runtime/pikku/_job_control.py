@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pikku._clock import as_datetime
@@ -17,19 +16,17 @@ from pikku._jobs import job_text
 from pikku._payloads import check_size
 from pikku._queues import JobInfo, JobStatus
 from pikku._records import (
-    ENDED_STEP,
     FINAL_STATUSES,
     JOB_KEY,
     JOB_RUNS,
     CancelRun,
     CreateRun,
     DeleteRun,
-    HistoryEntry,
     LoadedRun,
-    PutRun,
     RunFilter,
     StepWrite,
 )
+from pikku._repair import retried_job
 from pikku.errors import (
     DeclarationError,
     JobCancelledError,
@@ -277,7 +274,7 @@ class JobControl:
                 f"job {job_id} is {loaded.run.status} and cannot be retried",
                 hint="only a job that has failed for good is",
             )
-        await self._engine.request(_again(loaded, self._engine.clock.now_us()))
+        await self._engine.request(retried_job(loaded, now_us=self._engine.clock.now_us()))
         self._engine.results.forget(job_id)
 
     async def retry_all(self, queue: str) -> int:
@@ -351,42 +348,6 @@ def job_info(loaded: LoadedRun) -> JobInfo:
 
 def _is_of(loaded: LoadedRun, queue: str) -> bool:
     return loaded.run.workflow == JOB_RUNS + queue and bool(loaded.steps)
-
-
-def _again(loaded: LoadedRun, now_us: int) -> PutRun:
-    """A job that has failed, with its first attempt before it."""
-    run, step = loaded.run, loaded.steps[0]
-    assert step.status in ENDED_STEP
-    retry = replace(
-        run,
-        status="running",
-        output=None,
-        error=None,
-        run_attempt=run.run_attempt + 1,
-        deliveries=0,
-        updated_us=now_us,
-        finished_us=None,
-    )
-    again = replace(
-        step,
-        status="scheduled",
-        attempt=step.attempt + 1,
-        failures=0,
-        lost=0,
-        error=None,
-        worker=None,
-        due_us=None,
-        finished_us=None,
-        delivery=None,
-        progress=None,
-    )
-    told = [
-        HistoryEntry(
-            "attempt_failed", step.key, step.attempt, step.error, step.finished_us or now_us
-        ),
-        HistoryEntry("retry", None, retry.run_attempt, None, now_us),
-    ]
-    return PutRun(retry, [again], told, [(step.key, step.attempt, step.status)])
 
 
 def _priority(given: object, where: str) -> int:

@@ -16,6 +16,7 @@ from pikku._records import (
     RunRecord,
     StepRecord,
     StepStatus,
+    is_job,
 )
 from pikku.errors import CorruptStateError, NoSuchStepError, RunStateError
 
@@ -44,6 +45,10 @@ def retried(
             f"run {run.run_id} is {run.status} and cannot be retried",
             hint="only a failed run is; fork any other, or start another one",
         )
+    if is_job(run):
+        if from_step is not None:
+            step_of(run, steps, from_step)
+        return retried_job(loaded, now_us=now_us)
     failed, cut = _cut(run, steps, from_step)
     kept = [step for step in steps if step.after < cut]
     dropped = [step for step in steps if step.after >= cut]
@@ -78,6 +83,42 @@ def retried(
         (step.key, step.attempt, step.status) for step in steps
     ]
     return PutRun(retry, made, told, expected, timeout_us)
+
+
+def retried_job(loaded: LoadedRun, *, now_us: int) -> PutRun:
+    """A job that has failed, with its first attempt before it."""
+    run, step = loaded.run, loaded.steps[0]
+    assert step.status in ENDED_STEP
+    retry = replace(
+        run,
+        status="running",
+        output=None,
+        error=None,
+        run_attempt=run.run_attempt + 1,
+        deliveries=0,
+        updated_us=now_us,
+        finished_us=None,
+    )
+    again = replace(
+        step,
+        status="scheduled",
+        attempt=step.attempt + 1,
+        failures=0,
+        lost=0,
+        error=None,
+        worker=None,
+        due_us=None,
+        finished_us=None,
+        delivery=None,
+        progress=None,
+    )
+    told = [
+        HistoryEntry(
+            "attempt_failed", step.key, step.attempt, step.error, step.finished_us or now_us
+        ),
+        HistoryEntry("retry", None, retry.run_attempt, None, now_us),
+    ]
+    return PutRun(retry, [again], told, [(step.key, step.attempt, step.status)])
 
 
 def _refuse_undone(
@@ -233,6 +274,10 @@ def forked(
         RunStateError: the function was unwinding there, or the step takes no input.
     """
     run = loaded.run
+    if is_job(run):
+        raise RunStateError(
+            f"run {run.run_id} is a job and cannot be forked", hint="add another job to its queue"
+        )
     step = step_of(run, loaded.steps, key)
     if run.cancel_delivery is not None and run.cancel_delivery <= step.after:
         raise RunStateError(

@@ -22,6 +22,7 @@ from tests.servers.redis import RedisAt, RedisServer, servers
 from pikku._ids import child_run_id
 from pikku._records import (
     GIVEN_UP,
+    JOB_KEY,
     NOT_ASKED,
     Advertise,
     CancelRun,
@@ -34,6 +35,7 @@ from pikku._records import (
     Op,
     PutRun,
     ReapSessions,
+    ReleaseStep,
     RequeueRun,
     RunFilter,
     RunRecord,
@@ -55,9 +57,11 @@ from pikku.errors import (
 )
 from pikku.stores import make_store
 from pikku.stores.base import DEFAULT_QUEUE, INLINE_QUEUE, JOBS, MAIL, ORCHESTRATOR_QUEUE
+from pikku.stores.lanes import QueueLimits
 from pikku.stores.redis import transport
 from pikku.stores.redis.scripts import SCHEMA
 from pikku.stores.redis.store import RedisStore
+from pikku.testing import store_contract_queues as queue_checks
 from pikku.testing.store_contract import LEASE_US, must, new_run, run_of, step_of, turn, write
 
 TAG = "{pk:0}"
@@ -1551,3 +1555,31 @@ async def test_replicas_have_what_was_confirmed(make_redis: MakeRedis, opened: O
     for number in range(20):
         await must(store, "s1", new_run(f"r{number}"))
         assert replica.cli("EXISTS", f"{TAG}:r:r{number}") == 1
+
+
+async def test_who_holds_jobs_is_known_as_long_as_they_are_held_and_no_longer(
+    redis_url: str, opened: Open
+) -> None:
+    store = await opened(redis_url)
+    server = at(redis_url)
+    store.limit_queue(queue_checks.QUEUE, QueueLimits(concurrency=5, group_concurrency=1))
+    await queue_checks.begun(store)
+    for each in ("done", "failed", "released", "cancelled", "ends"):
+        await must(store, "s1", queue_checks.new_job(each, group=each))
+    assert len(await queue_checks.taken(store, "s2")) == 5
+    assert [server.cli("TTL", key) for key in busy(server)] == [-1] * 6
+    await must(
+        store,
+        "s2",
+        queue_checks.done("done", forget=True),
+        queue_checks.done("ends"),
+        queue_checks.failed("failed"),
+        ReleaseStep("released", JOB_KEY, 1, 10**9),
+        CancelRun("cancelled", "why"),
+        ReleaseStep("cancelled", JOB_KEY, 1),
+    )
+    assert busy(server) == []
+
+
+def busy(server: RedisAt) -> list[str]:
+    return [str(key) for key in server.cli("KEYS", "*:busy:*")]

@@ -562,14 +562,14 @@ def put_run(work: Workspace, op: PutRun) -> OpResult:
     for given in sorted(op.steps, key=lambda each: each.position):
         step = copy_step(given)
         work.save_step(run.run_id, step)
-        if step.status != "scheduled":
+        if step.status != "scheduled" or (step.kind == "job" and run.status != "running"):
             continue
         if step.kind == "signal" and _take_signal(work, run, step):
             continue
         if step.due_us is not None:
             kind: TimerKind = "sleep" if step.kind in WAITS else "retry"
             work.add_timer(Timer(step.due_us, run.run_id, step.key, kind))
-        elif step.queue and is_job(run) and run.status == "running":
+        elif step.queue and step.kind == "job":
             work.push_job(step.queue, run.run_id, step.key, step.attempt)
     for entry in op.history:
         at_us = entry.at_us or work.now_us
@@ -634,6 +634,8 @@ def requeue_run(work: Workspace, op: RequeueRun) -> OpResult:
         return NOT_FOUND
     if run.status in FINAL_STATUSES:
         return SETTLED
+    if is_job(run) and run.status != "running":
+        return OK
     if run.owner is not None and not work.session_alive(run.owner):
         run.owner = None
     open_steps = list(work.open_steps(run.run_id))

@@ -342,6 +342,20 @@ async def check_apply_claims_again_for_a_group_whose_worker_died(
     assert await taken(store, "s1") == []
 
 
+async def check_apply_claims_of_a_low_priority_beside_many_groups_that_are_full(
+    store: Store, clock: FakeClock
+) -> None:
+    store.limit_queue(QUEUE, QueueLimits(group_concurrency=1))
+    await begun(store)
+    groups = [f"g{number}" for number in range(120)]
+    await must(store, "s1", *(new_job(f"{each} 1", group=each, priority=9) for each in groups))
+    first = await taken(store, "s2", len(groups))
+    assert len(first + await taken(store, "s2", len(groups))) == len(groups)
+    await must(store, "s1", *(new_job(f"{each} 2", group=each, priority=9) for each in groups))
+    await must(store, "s1", new_job("low", group="low"))
+    assert await taken(store, "s2") == ["low"]
+
+
 async def check_apply_claims_no_more_than_a_queue_may_have(store: Store, clock: FakeClock) -> None:
     store.limit_queue(QUEUE, QueueLimits(concurrency=2))
     await begun(store)

@@ -63,7 +63,10 @@ for of, entries in pairs(disowned) do
   call_in_parts('HDEL', own_key(of), entries)
 end
 local touched = {}
-local function lane_score(priority) return (9 - priority) * 1e13 + math.floor(now() / 1000) end
+-- The last of its priority.
+local function lane_score(name, priority)
+  return string.format('%.0f', (9 - priority) * 1e13 + call('INCR', tag .. ':turns:' .. name))
+end
 for queue, entries in pairs(pushes) do
   call_in_parts('RPUSH', queue_key(queue), entries)
   local lane = string.match(queue, '^jobs:(.*)$')
@@ -72,7 +75,7 @@ for queue, entries in pairs(pushes) do
     queue = 'jobs:' .. name
     call('SADD', tag .. ':queues', name)
     if lane ~= name then
-      call('ZADD', lanes_key(name), 'NX', lane_score(priority), lane)
+      call('ZADD', lanes_key(name), 'NX', lane_score(name, priority), lane)
     end
   end
   touched[queue] = true
@@ -150,12 +153,6 @@ local function held(name, group, most)
   return call('SCARD', key)
 end
 
-local BUSY_KEPT_MS = 86400000
-local function hold(name, group, entry)
-  call('SADD', busy_key(name, group), entry)
-  call('PEXPIRE', busy_key(name, group), BUSY_KEPT_MS)
-end
-
 local ASK_AGAIN_US, LANES_AT_ONCE = 250000, 100
 local ask_again
 
@@ -176,9 +173,21 @@ local function claim_within(name, count, concurrency, most, rate, per)
     left = math.min(left, concurrency - held(name, nil, concurrency))
   end
   local levels = {}
-  for _, lane in ipairs(call('ZRANGE', lanes_key(name), 0, LANES_AT_ONCE - 1)) do
-    local _, priority = place_of(lane)
-    gather(levels, priority, lane)
+  local function look(lanes)
+    for _, lane in ipairs(lanes) do
+      local _, priority = place_of(lane)
+      gather(levels, priority, lane)
+    end
+  end
+  local all = call('ZCARD', lanes_key(name)) <= LANES_AT_ONCE
+  if all then
+    look(call('ZRANGE', lanes_key(name), 0, -1))
+  else -- however many of a priority may give nothing now, the others are looked at
+    for priority = 0, 9 do
+      local first = string.format('%.0f', (9 - priority) * 1e13)
+      local last = string.format('(%.0f', (10 - priority) * 1e13)
+      look(call('ZRANGEBYSCORE', lanes_key(name), first, last, 'LIMIT', 0, LANES_AT_ONCE))
+    end
   end
   gather(levels, 0, name)
   local got = 0
@@ -196,10 +205,10 @@ local function claim_within(name, count, concurrency, most, rate, per)
         local _, run, after = struct.unpack('<I4I2c0', entry)
         local member = step_entry('j', run, string.sub(entry, after))
         if concurrency >= 0 then
-          hold(name, nil, member)
+          call('SADD', busy_key(name), member)
         end
         if grouped then
-          hold(name, group, member)
+          call('SADD', busy_key(name, group), member)
         end
       elseif not ok then
         redis.log(redis.LOG_WARNING, 'pikku: ' .. name .. ': ' .. tostring(claims.err or claims))
@@ -208,7 +217,7 @@ local function claim_within(name, count, concurrency, most, rate, per)
     local stays = wanted <= 0 or (entries and #entries == wanted)
     if lane ~= name then
       if stays then
-        call('ZADD', lanes_key(name), 'XX', lane_score(priority), lane)
+        call('ZADD', lanes_key(name), 'XX', lane_score(name, priority), lane)
       else
         call('ZREM', lanes_key(name), lane)
       end
@@ -236,6 +245,9 @@ local function claim_within(name, count, concurrency, most, rate, per)
   local waits = call('LLEN', queue_key('jobs:' .. name)) > 0 or call('ZCARD', lanes_key(name)) > 0
   if not waits or got >= count then
     return waits
+  end
+  if not all and got > 0 and got < left then
+    return true -- those that were not looked at may give something
   end
   local again = now() + ASK_AGAIN_US
   if rate >= 0 and begun >= rate then

@@ -149,8 +149,10 @@ end
 -- The session holds a job no longer: its queue and its group have room again.
 local function free_lane(run, step_key, s)
   local queue, _, group = place_of(s.queue)
+  local entry = step_entry('j', run, step_key)
+  call('SREM', busy_key(queue), entry)
   if group ~= '' then
-    call('SREM', busy_key(queue, group), step_entry('j', run, step_key))
+    call('SREM', busy_key(queue, group), entry)
   end
 end
 
@@ -405,6 +407,7 @@ local function withdraw(run)
       if s.status == SCHEDULED then
         if s.worker ~= '' then
           disown_job(s.worker, run, step_key)
+          free_lane(run, step_key, s)
         end
         s.worker = ''
       end

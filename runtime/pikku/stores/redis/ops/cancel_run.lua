@@ -26,6 +26,7 @@ local function cancel_job(a, f)
       return
     end
     disown_job(s.worker, run, JOB_KEY)
+    free_lane(run, JOB_KEY, s)
   end
   s.worker, s.outcome = '', a[5] ~= '' and 'e' .. a[5] or ''
   conclude(run, f.status, JOB_KEY, s, FAILED)

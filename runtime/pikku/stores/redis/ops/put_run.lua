@@ -82,11 +82,12 @@ ops.put_run = function(a)
   call_in_parts('HSET', steps_key(run), steps)
   for i = 1, #steps, 2 do
     local s = read_step(steps[i + 1])
-    if s.status == SCHEDULED and s.kind == SIGNAL then
+    local moves = s.status == SCHEDULED and (s.kind ~= JOB or p.status == 'running')
+    if moves and s.kind == SIGNAL then
       waits[#waits + 1] = { steps[i], s }
-    elseif s.status == SCHEDULED and s.due > 0 then
+    elseif moves and s.due > 0 then
       add_timer(timer_of(s.kind), run, steps[i], s.due)
-    elseif s.status == SCHEDULED and s.kind == JOB and p.status == 'running' then
+    elseif moves and s.kind == JOB and s.queue ~= '' then
       push_job(s.queue, run, steps[i], s.attempt)
     end
     away = away or s.kind == CHILD or s.queue ~= ''

@@ -6,6 +6,7 @@ local function take_away(of, run, step_key, max_lost, poisoned)
   if not s or s.status >= FAILED or s.worker ~= of then
     return
   end
+  free_lane(run, step_key, s)
   if FINAL[f.status] then
     s.worker = ''
     save_step(run, step_key, s)

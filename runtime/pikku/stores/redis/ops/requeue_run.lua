@@ -28,6 +28,9 @@ ops.requeue_run = function(a)
   if FINAL[f.status] then
     return SETTLED
   end
+  if is_job(f.workflow) and f.status ~= 'running' then
+    return OK
+  end
   if f.owner ~= '' and not alive(f.owner) then
     disown_run(f.owner, run)
     f.owner = ''
@@ -51,6 +54,7 @@ ops.requeue_run = function(a)
     if not held and (away or s.status ~= RUNNING) then
       if away and s.worker ~= '' then
         disown_job(s.worker, run, step_key)
+        free_lane(run, step_key, s)
       end
       if is_off(s, f.cancel_us) then
         conclude(run, f.status, step_key, s, FAILED)
