@@ -28,7 +28,9 @@ from pikku._records import (
     StepKindName,
     StepRecord,
     StepStatus,
+    is_forsaken,
     is_job,
+    is_wanted,
 )
 
 STEP_STATUSES: tuple[str, ...] = typing.get_args(StepStatus)
@@ -79,7 +81,7 @@ def awaited_children(loaded: LoadedRun) -> list[str]:
     return [
         step.job
         for step in loaded.steps
-        if step.kind == "child" and step.job is not None and _is_wanted(step, loaded.run)
+        if step.kind == "child" and step.job is not None and is_wanted(step, loaded.run)
     ]
 
 
@@ -117,7 +119,7 @@ def _inaction(
     if run.queued and run.run_id not in found.queued:
         yield Symptom("queue", "is marked as queued and stands in no queue", seen=seen)
     attended = run.owner is not None or run.queued
-    waits = [step for step in loaded.steps if _is_wanted(step, run)]
+    waits = [step for step in loaded.steps if is_wanted(step, run)]
     for step in waits:
         yield from _step_inaction(run.run_id, step, found, attended, ended, gone)
         if is_forsaken(step, run) and run.owner is not None and _lapse(run.owner, found) is None:
@@ -131,29 +133,6 @@ def _inaction(
     if run.cancel_us is not None:
         why = "was asked to unwind, and nobody sees to it"
     yield Symptom("unattended", why, seen=seen)
-
-
-def is_forsaken(step: StepRecord, run: RunRecord) -> bool:
-    """Whether the run's owner would have to execute the step, and somebody else was about to: the
-    first turn of whoever takes a run over should have put that right."""
-    return (
-        run.turned_by == run.owner
-        and step.status == "running"
-        and step.queue is None
-        and step.kind not in WAITS
-        and step.kind != "child"
-        and _is_wanted(step, run)
-        and step.worker != run.owner
-    )
-
-
-def _is_wanted(step: StepRecord, run: RunRecord) -> bool:
-    """Whether the run may still wait for the step: it is open, was asked for, and not called off.
-    A step that a fork was given waits to be asked for; one that the run was suspended at has ended
-    with that."""
-    if step.status in ENDED_STEP or step.status == "pending" or step.kind == "suspend":
-        return False
-    return run.cancel_delivery is None or step.after >= run.cancel_delivery
 
 
 def _step_inaction(

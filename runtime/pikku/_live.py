@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from pikku._bodies import End, Plan, trimmed_traceback
 from pikku._clock import Alarm
 from pikku._contexts import to_nobody
-from pikku._diagnosis import is_forsaken
 from pikku._error_info import ErrorInfo, cancellation, failure
 from pikku._functions import WiredWorkflow
 from pikku._ids import child_run_id
@@ -44,6 +43,7 @@ from pikku._records import (
     StepStatus,
     StepWrite,
     SuspendReason,
+    is_forsaken,
 )
 from pikku._replay import NOT_DECODED, Ask, Divergence, Outcome, Replay
 from pikku._telemetry import UNWATCHED, Scope

@@ -156,6 +156,29 @@ class StepRecord:
     after: int = 0
 
 
+def is_forsaken(step: StepRecord, run: RunRecord) -> bool:
+    """Whether the run's owner would have to execute the step, and somebody else was about to: the
+    first turn of whoever takes a run over should have put that right."""
+    return (
+        run.turned_by == run.owner
+        and step.status == "running"
+        and step.queue is None
+        and step.kind not in WAITS
+        and step.kind != "child"
+        and is_wanted(step, run)
+        and step.worker != run.owner
+    )
+
+
+def is_wanted(step: StepRecord, run: RunRecord) -> bool:
+    """Whether the run may still wait for the step: it is open, was asked for, and not called off.
+    A step that a fork was given waits to be asked for; one that the run was suspended at has ended
+    with that."""
+    if step.status in ENDED_STEP or step.status == "pending" or step.kind == "suspend":
+        return False
+    return run.cancel_delivery is None or step.after >= run.cancel_delivery
+
+
 class SignalRecord(NamedTuple):
     """A signal that was sent to a run, and the `step` that it ended, once there is one."""
 

@@ -39,8 +39,7 @@ from tests.simulation.world import SECOND, Process, World
 from pikku import App
 from pikku._app import OpenApp
 from pikku._bodies import Attempt
-from pikku._diagnosis import is_forsaken
-from pikku._records import FINAL_STATUSES, LoadedRun
+from pikku._records import FINAL_STATUSES, LoadedRun, is_forsaken
 from pikku._settings import EngineOptions, Work
 from pikku.errors import AlreadyDecidedError, AppNotOpenError, RunStateError, StoreError
 

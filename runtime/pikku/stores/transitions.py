@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable
 from typing import Literal, NamedTuple, Protocol, assert_never
 
-from pikku._diagnosis import is_forsaken
 from pikku._records import (
     ENDED_STEP,
     FINAL_STATUSES,
@@ -50,6 +49,7 @@ from pikku._records import (
     WatchRun,
     copy_run,
     copy_step,
+    is_forsaken,
     is_job,
     step_progress,
 )
