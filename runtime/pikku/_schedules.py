@@ -68,6 +68,8 @@ if TYPE_CHECKING:
 
 # On every run of a schedule, to find the schedules that are in a store.
 TAG = "schedule"
+# Why a tick is cancelled that whoever resumes its schedule makes up for.
+PAUSED = "the schedule was paused"
 AT_ONCE = 200
 # How many of a schedule's newest runs are looked at: what is to come is among them.
 LOOK_AT = 20
@@ -130,7 +132,7 @@ async def run_tick(ctx: TickContext, tick: Tick) -> str:
             await steps.do("Make next tick", make_next, **PATIENCE)
     except asyncio.CancelledError:
         # By hand: this tick is left out, and the schedule goes on.
-        await steps.do("Go on without it", lambda: ctx.schedules.heal(tick), **PATIENCE)
+        await steps.do("Go on without it", lambda: ctx.schedules.heal(run_id, tick), **PATIENCE)
         raise
     try:
         if plan["at"]:
@@ -295,9 +297,13 @@ class Schedules:
                 kept.append(earlier)
         return _planned(verdict(tick, now, row_ends=row_ends, paused=paused), kept)
 
-    async def heal(self, tick: Tick) -> None:
-        """Make the next tick where the run of this one was cancelled."""
-        if tick.kind == "asked":
+    async def heal(self, run_id: str, tick: Tick) -> None:
+        """Make the next tick where the run of this one was cancelled.
+
+        Not where its schedule was paused by that: whoever resumes it makes the next one.
+        """
+        run = await self._store.load_run(run_id)
+        if tick.kind == "asked" or (run is not None and run.cancel_reason == PAUSED):
             return
         paused, row_ends = await self._others(tick)
         made = healed(tick, self._now(), row_ends=row_ends, paused=paused)
@@ -362,7 +368,7 @@ class Schedules:
             await self._host.request(DeleteRun(marker))
         tick = _tick_of(wired, self._now(), self._now(), "paused")
         await self._host.request(PutRun(self._marker(marker, tick), (), ()))
-        await self._call_off(name, "the schedule was paused")
+        await self._call_off(name, PAUSED)
 
     def _marker(self, run_id: str, tick: Tick) -> RunRecord:
         now_us = self._host.clock.now_us()
