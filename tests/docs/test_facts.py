@@ -84,7 +84,8 @@ def test_every_default_of_the_engine_is_the_one_that_is_written_down() -> None:
     text = (DOCS / "configuration.md").read_text(encoding="utf-8")
 
     for name, default in dataclasses.asdict(EngineOptions()).items():
-        assert f"| `{name}` | {default:.0f} |" in text, name
+        said = "None" if default is None else f"{default:.0f}"
+        assert f"| `{name}` | {said} |" in text, name
 
 
 def test_every_status_is_drawn_and_no_other() -> None:
