@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.cli.desk import Desk
+from tests.cli.desk import Desk, until
 
 WIRED = """
 
@@ -134,3 +134,16 @@ def test_a_queue_that_is_nowhere_is_refused(queued: Desk, tmp_path: Path) -> Non
     assert refused.stderr == (
         "error: PKR206 no function is wired to queue 'leters'\nhelp: did you mean 'letters'?\n"
     )
+
+
+def test_a_worker_may_take_on_a_queue_of_jobs_alone(queued: Desk) -> None:
+    remote = {"PIKKU_QUEUE_SERVICE": "store"}
+    worker = queued.spawn("worker", "--queues", "letters", **remote)
+    try:
+        assert worker.stderr is not None
+        said = until(worker.stderr, lambda line: "worker of" in line)
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=30)
+
+    assert "queues: letters; concurrency: 100" in said

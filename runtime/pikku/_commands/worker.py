@@ -170,8 +170,7 @@ def _stop_with_parent(stop: Stop) -> None:
 def _known_queues(registry: Registry) -> tuple[str, ...]:
     from pikku.stores.base import DEFAULT_QUEUE, ORCHESTRATOR_QUEUE
 
-    named = {func.queue for func in registry.functions.values() if func.queue is not None}
-    return (DEFAULT_QUEUE, *sorted(named - {DEFAULT_QUEUE}), ORCHESTRATOR_QUEUE)
+    return (DEFAULT_QUEUE, *sorted(registry.queues - {DEFAULT_QUEUE}), ORCHESTRATOR_QUEUE)
 
 
 def _queues(given: str, app: App[Any]) -> tuple[str, ...]:
