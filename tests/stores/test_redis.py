@@ -630,7 +630,7 @@ COMMANDS = (
     "hget hset hmget hgetall hincrby hdel hkeys hlen "
     "rpush lpop llen lrange ltrim "
     "zadd zrem zscore zcard zrange zrangebyscore zrevrangebyscore bzpopmin "
-    "sadd smembers incr del unlink time"
+    "sadd srem scard smembers incr del unlink pexpire time"
 ).split()
 
 
