@@ -10,11 +10,12 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -45,11 +46,20 @@ BUGS = (
     "never retrieved",
     "InternalError",
     "was destroyed but",
-    # What mends itself has been broken before.
-    "was forgotten",
-    "claimed here and forgotten",
-    "does not go by its records",
 )
+# What mends itself has been broken before: by us, unless it is a run that was damaged on purpose.
+MENDED = ("was forgotten", "claimed here and forgotten", "does not go by its records")
+
+
+def bugs(log: str, damaged: Collection[str] = ()) -> list[str]:
+    """What *log* says that it may not say; of runs that are *damaged* it may say that they are
+    mended."""
+    others = "\n".join(
+        line
+        for line in log.splitlines()
+        if not any(re.search(rf"\brun {re.escape(each)}(?![\w-])", line) for each in damaged)
+    )
+    return [each for each in BUGS if each in log] + [each for each in MENDED if each in others]
 
 
 def monotonic_ns() -> int:
@@ -428,7 +438,7 @@ class Site:
         figures.refused = len(self.refused)
         for worker in self.workers:
             wrong += [
-                f"X: worker {worker.number} logs {bug!r}" for bug in BUGS if bug in worker.log
+                f"X: worker {worker.number} logs {bug!r}" for bug in bugs(worker.log, without)
             ]
         if doctor:
             wrong += await asyncio.to_thread(self._doctor)

@@ -6,6 +6,7 @@ import json
 from typing import Any, Literal
 
 import pytest
+from tests.faults.driver import bugs
 from tests.faults.invariants import Fault, Judge, Story, percentile
 from tests.servers.ledger import Row
 
@@ -106,3 +107,12 @@ def test_a_run_that_did_not_end_and_a_wrong_output_are_found() -> None:
 def test_percentiles() -> None:
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0
     assert percentile([3.0, 1.0, 2.0], 0.99) == 3.0
+
+
+def test_that_a_run_was_mended_is_no_bug_where_it_was_damaged_on_purpose() -> None:
+    log = "step 'a' of run r-1 was claimed here and forgotten\nrun r-1 does not go by its records"
+
+    assert bugs(log, {"r-1"}) == []
+    assert bugs(log) == bugs(log, {"r"}) == bugs(log, {"r-10"})
+    assert bugs(log) == ["claimed here and forgotten", "does not go by its records"]
+    assert bugs("run r-1: InternalError", {"r-1"}) == ["InternalError"]

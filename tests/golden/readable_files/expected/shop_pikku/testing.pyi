@@ -36,4 +36,5 @@ class WorkflowLab(BaseLab[None]):
         queue_service: Literal["none", "store"] = "none",
         auto_advance: bool = True,
         options: EngineOptions | None = None,
+        schedules: bool = False,
     ) -> None: ...

@@ -25,4 +25,5 @@ class WorkflowLab(BaseLab[Services]):
         queue_service: Literal["none", "store"] = "none",
         auto_advance: bool = True,
         options: EngineOptions | None = None,
+        schedules: bool = False,
     ) -> None: ...

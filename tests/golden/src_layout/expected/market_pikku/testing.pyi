@@ -28,4 +28,5 @@ class WorkflowLab(BaseLab[Kit]):
         queue_service: Literal["none", "store"] = "none",
         auto_advance: bool = True,
         options: EngineOptions | None = None,
+        schedules: bool = False,
     ) -> None: ...
