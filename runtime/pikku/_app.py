@@ -49,6 +49,7 @@ from pikku._functions import (
 )
 from pikku._ids import check_askable, is_unicode
 from pikku._payloads import PayloadCodec
+from pikku._queues import Job
 from pikku._records import RunFilter
 from pikku._run import Run
 from pikku._settings import Config, EngineOptions, Work, effective, project_folder
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from pikku._history import RunInfo
     from pikku._job_control import JobControl
     from pikku._processes import ProcessPool
-    from pikku._queues import Job
     from pikku._records import RunStatus
     from pikku._schedules import Schedules
     from pikku._telemetry import Observer
@@ -96,18 +96,7 @@ if TYPE_CHECKING:
         def get_run(self, name: str, run_id: str, /) -> Any: ...
         async def call_remote(self, name: str, data: Any, timeout: Duration) -> Any: ...
         async def add_job(self, queue: str, /, *data: Any, **options: Any) -> Any: ...
-        async def add_jobs(
-            self,
-            queue: str,
-            items: Iterable[Any],
-            /,
-            *,
-            delay: Duration | None = None,
-            priority: int = 0,
-            retries: int | None = None,
-            group: str | None = None,
-            keep_result: bool = False,
-        ) -> Any: ...
+        async def add_jobs(self, queue: str, /, *items: Any, **options: Any) -> Any: ...
         def get_job(self, queue: str, job_id: str, /) -> Any: ...
         def run_async(self, coro: Coroutine[Any, Any, T]) -> T: ...
 
@@ -639,8 +628,6 @@ class App(Generic[S_co]):
             StoreError: the store does not take it, or did not answer: then there may be a job, and
                 adding it again under a *dedupe_id* finds it.
         """
-        from pikku._queues import Job
-
         refuse_in_workflow_body(f"adding a job to {queue!r}")
         jobs = self.opened.jobs
         wired = self.registry.queue_worker(queue)
@@ -674,8 +661,6 @@ class App(Generic[S_co]):
     ) -> list[Job[Any]]:
         """Add a job for each of *items*, many in one call to the store. Every item is validated
         before the first job is added; see `add_job`."""
-        from pikku._queues import Job
-
         refuse_in_workflow_body(f"adding jobs to {queue!r}")
         jobs = self.opened.jobs
         wired = self.registry.queue_worker(queue)
@@ -700,8 +685,6 @@ class App(Generic[S_co]):
         Raises:
             UnknownQueueError: no function is wired to the queue.
         """
-        from pikku._queues import Job
-
         self.registry.queue_worker(queue)
         return Job(check_askable(job_id), queue, lambda: self.opened)
 

@@ -128,27 +128,8 @@ class StepCaller:
     async def add_job(self, queue: str, /, *data: Any, **options: Any) -> Job[Any]:
         return await self._app.add_job(queue, *data, **options)
 
-    async def add_jobs(
-        self,
-        queue: str,
-        items: Iterable[Any],
-        /,
-        *,
-        delay: Duration | None = None,
-        priority: int = 0,
-        retries: int | None = None,
-        group: str | None = None,
-        keep_result: bool = False,
-    ) -> list[Job[Any]]:
-        return await self._app.add_jobs(
-            queue,
-            items,
-            delay=delay,
-            priority=priority,
-            retries=retries,
-            group=group,
-            keep_result=keep_result,
-        )
+    async def add_jobs(self, queue: str, /, *items: Any, **options: Any) -> list[Job[Any]]:
+        return await self._app.add_jobs(queue, *items, **options)
 
     def get_job(self, queue: str, job_id: str, /) -> Job[Any]:
         return self._app.get_job(queue, job_id)

@@ -338,13 +338,13 @@ class Control:
         """
         check_reason(reason, "cancel of many runs")
         runs = [run.run_id async for run in self.every(wanted) if run.finished_us is None]
-        return await _each(runs, lambda run_id: self.cancel(run_id, reason))
+        return await each_run(runs, lambda run_id: self.cancel(run_id, reason))
 
     async def retry_all(self, wanted: RunFilter) -> int:
         """Retry every failed run that fits; how many. See `to_retry`."""
         failed = wanted._replace(status="failed")
         runs = await self.to_retry([run async for run in self.every(failed)])
-        return await _each([run.run_id for run in runs], lambda run_id: self.retry(run_id, None))
+        return await each_run([run.run_id for run in runs], lambda run_id: self.retry(run_id, None))
 
     async def to_retry(self, runs: Sequence[RunRecord]) -> list[RunRecord]:
         """Those of the failed *runs* that are retried when all of them are to be: a child is left
@@ -377,7 +377,7 @@ class Control:
     async def delete_all(self, wanted: RunFilter) -> int:
         """Delete every run that fits and has ended; how many."""
         runs = [run.run_id async for run in self.every(wanted) if run.finished_us is not None]
-        return await _each(runs, self.delete)
+        return await each_run(runs, self.delete)
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -402,9 +402,14 @@ class Control:
         raise RunStateError(f"run {run_id} is {state} and {what}", hint="")
 
 
-async def _each(run_ids: Sequence[str], do: Callable[[str], Awaitable[object]]) -> int:
+async def each_run(
+    run_ids: Sequence[str],
+    do: Callable[[str], Awaitable[object]],
+    *,
+    passed_over: tuple[type[Exception], ...] = (RunNotFoundError, RunStateError),
+) -> int:
     """One call for each, many at once: they share the batches to the store. How many took it; runs
-    that are gone, or in another state by now, are left out."""
+    that are gone, or in another state by now, are *passed over*."""
     count = 0
     for start in range(0, len(run_ids), PAGE):
         part = run_ids[start : start + PAGE]
@@ -412,7 +417,7 @@ async def _each(run_ids: Sequence[str], do: Callable[[str], Awaitable[object]]) 
         for end in ends:
             if not isinstance(end, BaseException):
                 count += 1
-            elif not isinstance(end, (RunNotFoundError, RunStateError)):
+            elif not isinstance(end, passed_over):
                 raise end
     return count
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pikku._clock import as_datetime
+from pikku._control import each_run
 from pikku._durations import Duration, duration_us
 from pikku._error_info import ErrorInfo, cancellation
 from pikku._functions import step_policy
@@ -125,8 +126,11 @@ class JobControl:
             InvalidInputError, PayloadError: if it cannot be.
         """
         text = wired.func.declaration.input.admit(data, where)
-        check_size(text, self._engine.options.max_payload_bytes, f"the input of {where}")
+        self._check_size(text, where)
         return text
+
+    def _check_size(self, text: str, where: str) -> None:
+        check_size(text, self._engine.options.max_payload_bytes, f"the input of {where}")
 
     async def add(
         self, wired: WiredQueueWorker, texts: Sequence[str], options: JobOptions
@@ -167,6 +171,7 @@ class JobControl:
 
         Raises:
             SettingError: if the app leaves nothing to workers.
+            PayloadTooLargeError: if what it is given is too large.
             ResultTimeoutError: if it has not ended in time; it is called off.
             JobFailedError: if the function failed.
         """
@@ -176,6 +181,7 @@ class JobControl:
                 hint='set queue_service = "store" in [tool.pikku], or call it directly',
             )
         limit = duration_us(timeout)
+        self._check_size(text, f"function {func.name!r}")
         queue = func.queue or DEFAULT_QUEUE
         options = JobOptions(
             None,
@@ -295,26 +301,9 @@ class JobControl:
     async def _each_of(
         self, queue: str, status: RunStatus, act: Callable[[str], Awaitable[None]]
     ) -> int:
-        count = 0
-        async for page in self._pages(queue, status):
-            for result in await asyncio.gather(*map(act, page), return_exceptions=True):
-                if isinstance(result, (JobNotFoundError, JobStateError)):
-                    continue  # somebody else was here before
-                if isinstance(result, BaseException):
-                    raise result
-                count += 1
-        return count
-
-    async def _pages(self, queue: str, status: RunStatus) -> AsyncGenerator[list[str], None]:
         wanted = RunFilter(workflow=JOB_RUNS + queue, status=status)
-        page: list[str] = []
-        async for run in self._opened.control.every(wanted):
-            page.append(run.run_id)
-            if len(page) == ADD_AT_ONCE:
-                yield page
-                page = []
-        if page:
-            yield page
+        jobs = [run.run_id async for run in self._opened.control.every(wanted)]
+        return await each_run(jobs, act, passed_over=(JobNotFoundError, JobStateError))
 
 
 def job_info(loaded: LoadedRun) -> JobInfo:

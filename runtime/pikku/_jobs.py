@@ -88,6 +88,19 @@ class Ticket(NamedTuple):
     kind: str
 
 
+class Unpacked(NamedTuple):
+    """What a step's record and its job say to whoever executes it.
+
+    `forget` says that it is a job which is gone once it has completed, `traceparent` to which trace
+    it belongs.
+    """
+
+    plan: Plan
+    name: str
+    forget: bool
+    traceparent: str | None
+
+
 class ClaimedJob:
     """One attempt of a job in this process."""
 
@@ -108,27 +121,19 @@ class ClaimedJob:
         "workflow",
     )
 
-    def __init__(
-        self,
-        job: Job,
-        plan: Plan,
-        name: str,
-        traceparent: str | None = None,
-        *,
-        forget: bool,
-    ) -> None:
+    def __init__(self, job: Job, said: Unpacked) -> None:
         step = job.step
         self.run_id = job.run_id
         self.workflow = job.workflow
         self.queue = step.queue
-        self.traceparent = traceparent
-        self.ask = Ticket(step.key, name, step.kind)
-        self.plan = plan
+        self.traceparent = said.traceparent
+        self.ask = Ticket(step.key, said.name, step.kind)
+        self.plan = said.plan
         self.attempt = step.attempt
         self.failures = step.failures
         self.lost = step.lost
         self.begun = step.status == "running"
-        self.forget = forget  # once it has completed
+        self.forget = said.forget
         self.requested = False  # asked to stop, by a timeout or a cancel
         self.called_off = False  # the run was cancelled: no further attempt
         self.report: Callable[[float, str], None] = to_nobody
@@ -144,9 +149,8 @@ class ClaimedJob:
         }
 
 
-def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str, bool]:
-    """What executes a claimed step, the step's name, and whether it is a job that is forgotten once
-    it has completed.
+def unpack_job(step: StepRecord, registry: Registry) -> Unpacked:
+    """What executes a claimed step, and how.
 
     Raises:
         UnknownFunctionError: if this process does not have its function.
@@ -165,7 +169,8 @@ def plan_of(step: StepRecord, registry: Registry) -> tuple[Plan, str, bool]:
     where: str = said.get("where", f"step {name!r}")
     data: str | None = said.get("data", step.input)
     plan = Plan(func, None, data, func.declaration.output, policy, None, where)
-    return plan, name, step.kind == "job" and not said.get("keep", False)
+    forget = step.kind == "job" and not said.get("keep", False)
+    return Unpacked(plan, name, forget, said.get("traceparent"))
 
 
 class Jobs:
@@ -246,7 +251,7 @@ class Jobs:
     def _unpacked(self, job: Job) -> ClaimedJob | None:
         step = job.step
         try:
-            plan, name, forget = plan_of(step, self._registry)
+            said = unpack_job(step, self._registry)
         except Exception as error:
             log.error(
                 "step %r of run %s cannot be executed here: %s",
@@ -258,10 +263,7 @@ class Jobs:
                 lambda result: None,
             )
             return None
-        traceparent = None
-        if self._observer.active and step.job:
-            traceparent = json.loads(step.job).get("traceparent")
-        return ClaimedJob(job, plan, name, traceparent, forget=forget)
+        return ClaimedJob(job, said)
 
     def next_alone(self) -> None:
         """Let the first that must be alone begin, once it would be, or has waited long."""

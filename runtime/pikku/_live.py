@@ -1125,7 +1125,8 @@ class LiveRun:
                     )
                     self._starts.append(scope)
                     traceparent = scope.traceparent or traceparent
-                children[place] = child._replace(traceparent=traceparent)
+                if traceparent is not None:
+                    children[place] = child._replace(traceparent=traceparent)
 
     def _tell_children(self) -> None:
         """The children have been created."""

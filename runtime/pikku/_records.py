@@ -583,8 +583,9 @@ NOT_ASKED = -1
 class Reply(NamedTuple):
     """The answer to one batch.
 
-    `next_due_us` is the time of the next timer, None without one, `NOT_ASKED` where the store had
-    no reason to look. `more` are the wanted queues that may hold more than was claimed.
+    `next_due_us` is the time of the next timer, or when to ask again for what the limits of a queue
+    hold back; None without one, `NOT_ASKED` where the store had no reason to look. `more` are the
+    wanted queues that may hold more than was claimed.
     """
 
     results: list[OpResult]

@@ -56,12 +56,6 @@ def current_ids() -> dict[str, str]:
     return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
-def trace_id_of(traceparent: str | None) -> str | None:
-    """The id of the trace in a W3C trace context."""
-    context = get_current_span(_remote(traceparent)).get_span_context()
-    return f"{context.trace_id:032x}" if context.is_valid else None
-
-
 def under(traceparent: str | None) -> Scope:
     """What happens inside happens under a span of another process."""
     return UNWATCHED if traceparent is None else _Under(_remote(traceparent))

@@ -25,14 +25,15 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 class Workers:
     """The worker processes, and what they wrote down."""
 
-    def __init__(self, store: str, file: Path) -> None:
+    def __init__(self, store: str, file: Path, *, app: Path = APP) -> None:
+        self.app = app
         self.store = store
         self.file = file
         self.alive: list[subprocess.Popen[str]] = []
 
     def add(self) -> None:
         """One more, ready for work."""
-        arguments = [sys.executable, str(APP), self.store, str(self.file)]
+        arguments = [sys.executable, str(self.app), self.store, str(self.file)]
         made = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         self.alive.append(made)
         assert made.stdout is not None

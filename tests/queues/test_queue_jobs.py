@@ -22,6 +22,7 @@ from pikku.errors import (
     JobFailedError,
     JobNotFoundError,
     JobStateError,
+    PayloadTooLargeError,
     TerminalError,
     UnknownQueueError,
     WorkflowBodyError,
@@ -442,3 +443,49 @@ async def test_a_remote_call_is_made_by_a_worker(mailer: Mailer, store_url: str)
             await rpc.fails.remote()
         with pytest.raises(InvalidInputError):
             await rpc.double.remote("four")
+
+
+async def test_a_remote_call_keeps_to_the_limit_of_payloads(mailer: Mailer) -> None:
+    from pikku import RpcAttributes
+
+    @mailer.toy.func
+    async def echo(ctx: Ctx, text: str) -> str:
+        return text
+
+    place = Place("memory://", mode="remote")
+    async with mailer.at(place, max_payload_bytes=100):
+        rpc: Any = RpcAttributes(mailer.toy.app)
+        assert await rpc.echo.remote("x" * 90) == "x" * 90
+        with pytest.raises(PayloadTooLargeError, match="the input of function 'echo'"):
+            await rpc.echo.remote("x" * 100)
+
+
+# --- steps of workflows that cross the queue (`behaviour.md` 6.7) ---------------------------------
+
+
+async def test_steps_that_cross_a_queue_keep_to_its_limits(toy: Toy, store_url: str) -> None:
+    under_way = most = 0
+    done: list[int] = []
+
+    @toy.func(queue="work")
+    async def work(ctx: Ctx, number: int) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        for _ in range(5):
+            await asyncio.sleep(0)
+        under_way -= 1
+        done.append(number)
+
+    @toy.workflow
+    async def flow(ctx: Any) -> None:
+        await ctx.workflow.map("Work", work, list(range(8)))
+
+    toy.registry.wire_queue_worker(queue="work", func=work, config=QueueConfig(concurrency=2))
+    async with Place(store_url, mode="remote").lab(toy) as lab:
+        run = await lab.app.start_workflow("flow")
+        for _ in range(8):
+            await lab.advance("1s")
+        await run.result(timeout=PATIENCE)
+    assert sorted(done) == list(range(8))
+    assert most == 2

@@ -160,9 +160,9 @@ def one_or_many(run_id: str | None, chosen: Chosen, *, every: bool) -> bool:
     return run_id is not None
 
 
-def counted(count: int) -> str:
-    """So many runs, in words."""
-    return "1 run" if count == 1 else f"{count} runs"
+def counted(count: int, what: str = "run") -> str:
+    """So many of them, in words."""
+    return f"1 {what}" if count == 1 else f"{count} {what}s"
 
 
 def consent(found: list[RunRecord], what: str, *, yes: bool) -> bool:

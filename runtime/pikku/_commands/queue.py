@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from pikku._commands.choosing import agreed, as_json, readable, unasked
+from pikku._commands.choosing import agreed, as_json, counted, readable, unasked
 from pikku._commands.output import columns, printable, put, put_json, shortened, tell
 from pikku._commands.runs import in_loop
 from pikku._commands.target import Target
@@ -130,7 +130,7 @@ def retry(target: Target, name: str, job_id: str | None, every: bool, as_json: b
     if as_json:
         put_json({"queue": name, "retried": count})
     else:
-        put(f"{_counted(count)} back in {printable(name)}")
+        put(f"{counted(count, 'job')} back in {printable(name)}")
 
 
 @queue.command()
@@ -156,13 +156,13 @@ def purge(target: Target, name: str, status: str, yes: bool, as_json: bool) -> N
             return await jobs.purge(name, _RUN_STATUS[status])
 
     found = in_loop(count())
-    if found and not agreed(f"{_counted(found)} would be removed", yes=yes):
+    if found and not agreed(f"{counted(found, 'job')} would be removed", yes=yes):
         raise click.Abort
     removed = in_loop(write()) if found else 0
     if as_json:
         put_json({"queue": name, "removed": removed})
     else:
-        put(f"{_counted(removed)} removed from {printable(name)}")
+        put(f"{counted(removed, 'job')} removed from {printable(name)}")
 
 
 @asynccontextmanager
@@ -233,7 +233,3 @@ def _document(info: JobInfo) -> dict[str, Any]:
 
 def _moment(at: datetime | None) -> str | None:
     return None if at is None else at.isoformat()
-
-
-def _counted(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"

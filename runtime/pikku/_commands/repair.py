@@ -302,7 +302,8 @@ def _many(
 ) -> None:
     """Do something to all runs that are wanted and fit, if that is consented to; *words* are what
     would be done, and what was. *narrow* leaves out some of those that were found."""
-    from pikku._commands.writing import chosen_runs, each, writing, writing_for
+    from pikku._commands.writing import chosen_runs, writing, writing_for
+    from pikku._control import each_run
 
     would, was = words
 
@@ -323,7 +324,8 @@ def _many(
             if desk is None:
                 return 0
             there = desk
-            return await each(found, lambda run_id: do(there, run_id))
+            chosen = [run.run_id for run in found]
+            return await each_run(chosen, lambda run_id: do(there, run_id))
 
     done = in_loop(act()) if found else 0
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pikku._commands.choosing import as_json, readable, time_limit, waiting
+from pikku._commands.choosing import as_json, counted, readable, time_limit, waiting
 from pikku._commands.output import columns, printable, put, put_json, shortened, tell
 from pikku._commands.results import limit_of
 from pikku._commands.runs import host, in_loop
@@ -168,7 +168,7 @@ def remove(target: Target, name: str, as_json: bool) -> None:
     if as_json:
         put_json({"name": name, "runs": count})
     else:
-        put(f"{printable(name)} removed, {'1 run' if count == 1 else f'{count} runs'}")
+        put(f"{printable(name)} removed, {counted(count)}")
 
 
 @asynccontextmanager

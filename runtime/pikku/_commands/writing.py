@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from pikku._control import Control
 from pikku._settings import EngineOptions
 from pikku._telemetry import NOBODY
-from pikku.errors import RunNotFoundError, RunStateError
 
 if TYPE_CHECKING:
     from pikku._app import App, OpenApp
@@ -119,18 +118,3 @@ async def chosen_runs(
     if desk is None:
         return []
     return [run async for run in desk.control.every(wanted) if fits(run)]
-
-
-async def each(runs: Sequence[RunRecord], do: Callable[[str], Awaitable[object]]) -> int:
-    """Do it to every run; how many took it. Runs that are gone, or in another state by now, are
-    left out."""
-    done = 0
-    for start in range(0, len(runs), AT_ONCE):
-        part = runs[start : start + AT_ONCE]
-        ends = await asyncio.gather(*(do(run.run_id) for run in part), return_exceptions=True)
-        for end in ends:
-            if not isinstance(end, BaseException):
-                done += 1
-            elif not isinstance(end, (RunNotFoundError, RunStateError)):
-                raise end
-    return done

@@ -34,7 +34,7 @@ from pikku._records import (
 )
 from pikku.errors import StoreError, StoreUnavailableError
 from pikku.stores.base import INLINE_QUEUE, JOBS, MAIL, ORCHESTRATOR_QUEUE
-from pikku.stores.lanes import QueueLimits, sooner
+from pikku.stores.lanes import NO_LIMITS, QueueLimits, sooner
 from pikku.stores.postgres.cache import RowCache
 from pikku.stores.postgres.connections import (
     IDLE_AT_MOST,
@@ -374,7 +374,9 @@ class PostgresStore:
         return OpResult("exists", None if found is None else whole_run(found))
 
     def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
-        self._limits[JOBS + queue] = limits
+        self._limits.pop(JOBS + queue, None)
+        if limits != NO_LIMITS:
+            self._limits[JOBS + queue] = limits
 
     # --- sessions and wake-ups ------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from pikku._records import (
 )
 from pikku.errors import StoreUnavailableError
 from pikku.stores.base import JOBS, MAIL
-from pikku.stores.lanes import QueueLimits, sooner
+from pikku.stores.lanes import NO_LIMITS, QueueLimits, sooner
 from pikku.stores.sqlite.cache import RowCache
 from pikku.stores.sqlite.connections import (
     BUSY_TIMEOUT_SECONDS,
@@ -242,7 +242,9 @@ class SqliteStore:
             self._shorten_from = time.monotonic() + again
 
     def limit_queue(self, queue: str, limits: QueueLimits, /) -> None:
-        self._limits[JOBS + queue] = limits
+        self._limits.pop(JOBS + queue, None)
+        if limits != NO_LIMITS:
+            self._limits[JOBS + queue] = limits
 
     def beat(self, session: str, lease_us: int) -> bool:
         with self._beat_lock:

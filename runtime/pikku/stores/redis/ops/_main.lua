@@ -116,7 +116,8 @@ local function claim_run(run)
   return true
 end
 
-local function claim_job(queue, entry)
+-- counted: whether its holder goes into the sets of a queue that has limits
+local function claim_job(queue, entry, counted)
   local attempt, run, after = struct.unpack('<I4I2c0', entry)
   local step_key = string.sub(entry, after)
   local f = load_run(run, 'status', 'workflow')
@@ -127,6 +128,9 @@ local function claim_job(queue, entry)
   s.worker = session
   if s.lost == 0 then
     s.status, s.started, s.outcome = RUNNING, now(), ''
+  end
+  if counted and not has(s.flags, COUNTED) then
+    s.flags = s.flags + COUNTED
   end
   local raw = pack_step(s)
   call('HSET', steps_key(run), step_key, raw)
@@ -199,7 +203,7 @@ local function claim_within(name, count, concurrency, most, rate, per)
     end
     local entries = wanted > 0 and call('LPOP', queue_key('jobs:' .. lane), wanted)
     for _, entry in ipairs(entries or {}) do
-      local ok, claims = pcall(claim_job, lane, entry)
+      local ok, claims = pcall(claim_job, lane, entry, concurrency >= 0 or grouped)
       if ok and claims then
         got = got + 1
         local _, run, after = struct.unpack('<I4I2c0', entry)

@@ -7,7 +7,9 @@ local NOT_FAILED, NOT_ENDED, DECIDED, NOBODY = 8, 9, 10, 11
 local SCHEDULED, RUNNING, FAILED, SUCCEEDED = 1, 2, 3, 4
 local SLEEP, ON_ERROR, SIGNAL, APPROVAL, SUSPEND, CHILD, JOB, LAST_KIND = 2, 4, 5, 6, 7, 8, 10, 10
 local WAITS = { [SLEEP] = true, [SIGNAL] = true, [APPROVAL] = true }
-local HANDLED, CALLED_OFF = 1, 2
+-- COUNTED: its holder is in the sets of a queue that has limits.
+local HANDLED, CALLED_OFF, COUNTED = 1, 2, 4
+local function has(flags, bit) return math.floor(flags / bit) % 2 == 1 end
 local STEP, CANCEL, RETRY, HANDLE, STOP, ENDED, HAND = 0, 1, 2, 3, 4, 5, 6
 local FINAL = { completed = true, failed = true, cancelled = true }
 local RUN_STATUS = { running = 1, suspended = 2, completed = 3, failed = 4, cancelled = 5 }
@@ -146,8 +148,12 @@ local function job_of(s)
   return string.sub(s.static, first, first + size - 1)
 end
 
--- The session holds a job no longer: its queue and its group have room again.
+-- A job is held no longer: where it was counted, its queue and its group have room again.
 local function free_lane(run, step_key, s)
+  if not has(s.flags, COUNTED) then
+    return
+  end
+  s.flags = s.flags - COUNTED
   local queue, _, group = place_of(s.queue)
   local entry = step_entry('j', run, step_key)
   call('SREM', busy_key(queue), entry)
@@ -279,7 +285,7 @@ end
 -- run, which a session that was reaped has lost.
 local function executes(s, attempt)
   return s.status == RUNNING and s.attempt == attempt and s.worker == session
-    and (s.queue ~= '' or s.flags >= CALLED_OFF or call('ZSCORE', sessions_key, session))
+    and (s.queue ~= '' or has(s.flags, CALLED_OFF) or call('ZSCORE', sessions_key, session))
 end
 
 -- How long what ends in this call is kept (us, 0: for ever), as the operation says.
@@ -293,7 +299,7 @@ local function conclude(run, run_status, step_key, s, status)
     end_job(run, run_status, s, status)
   elseif not FINAL[run_status] then
     local number, what = 0, HANDLE
-    if not (s.kind == ON_ERROR or (status == FAILED and s.flags % 2 == HANDLED)) then
+    if not (s.kind == ON_ERROR or (status == FAILED and has(s.flags, HANDLED))) then
       number, what = call('HINCRBY', run_key(run), 'deliveries', 1), STEP
       s.delivery = number
     end
@@ -400,7 +406,7 @@ local function withdraw(run)
     if s.kind == CHILD then
       guarded('run ' .. run, cancel_child, run, s)
     end
-    if s.worker ~= '' and (s.queue ~= '' or s.flags >= CALLED_OFF) then
+    if s.worker ~= '' and (s.queue ~= '' or has(s.flags, CALLED_OFF)) then
       post(s.worker, run, STOP, 0, 0, s.attempt, step_key, '')
     end
     if s.queue ~= '' then

@@ -236,7 +236,7 @@ ops.commit = function(a)
         deliveries = deliveries + 1
         s.delivery = deliveries
       elseif after == before and st == SCHEDULED
-        and ((queue ~= '' and s.queue == '' and s.flags < CALLED_OFF)
+        and ((queue ~= '' and s.queue == '' and not has(s.flags, CALLED_OFF))
           or (kind == CHILD and job_of(s) == '')) then
         -- The attempt that its run's owner would have made crosses a queue after all, or the run of
         -- a child that is retried has been made.

@@ -31,7 +31,7 @@ local function fire(entry)
       wait_for_signal(run, step_key, s, false)
     end
     conclude(run, f.status, step_key, s, SUCCEEDED)
-  elseif s.flags >= CALLED_OFF then
+  elseif has(s.flags, CALLED_OFF) then
     return
   elseif s.queue == '' then
     wake(run, RETRY, 0, 0, s.attempt, step_key, '')

@@ -16,8 +16,8 @@ ops.release_step = function(a)
     attempt = attempt + 1
   end
   retention = tonumber(a[5])
-  local f = load_run(run, 'status', 'cancel_us')
-  if is_off(s, f.cancel_us) then
+  local f = s.kind == JOB and load_run(run, 'status', 'cancel_us')
+  if f and is_off(s, f.cancel_us) then
     conclude(run, f.status, step_key, s, FAILED)
   else
     put_back(run, step_key, s, tonumber(a[4]), attempt)

@@ -9,7 +9,7 @@ local function forsaken(f, steps)
   end
   for _, found in ipairs(steps) do
     local s = found[2]
-    if s.status == RUNNING and s.queue == '' and s.flags < CALLED_OFF and s.worker ~= f.owner
+    if s.status == RUNNING and s.queue == '' and not has(s.flags, CALLED_OFF) and s.worker ~= f.owner
       and not WAITS[s.kind] and s.kind ~= CHILD and s.kind ~= SUSPEND and not is_past(f, s) then
       return true
     end
@@ -48,7 +48,7 @@ ops.requeue_run = function(a)
   end
   for _, found in ipairs(steps) do
     local step_key, s = found[1], found[2]
-    local away = s.queue ~= '' or s.flags >= CALLED_OFF
+    local away = s.queue ~= '' or has(s.flags, CALLED_OFF)
     local ended = f.cancel_us and s.created <= tonumber(f.cancel_us)
     local held = away and s.worker ~= '' and alive(s.worker)
     if not held and (away or s.status ~= RUNNING) then
