@@ -85,6 +85,20 @@ async def test_a_run_whose_holders_are_gone_is_found_and_requeued(
     assert await symptoms_of(store, "r1") == []
 
 
+async def test_a_session_past_its_lease_requeues_what_it_holds_itself(
+    store: Store, clock: FakeClock
+) -> None:
+    store.beat("s1", LEASE_US)
+    await must(store, "s1", new_run("r1", claim=True))
+    clock.move_to(clock.now_us() + LEASE_US + 1)
+
+    await must(store, "s1", RequeueRun("r1"))
+
+    run = await store.load_run("r1")
+    assert run is not None
+    assert (run.owner, run.queued) == (None, True)
+
+
 async def test_a_run_that_was_requeued_is_not_taken_from_its_next_owner(
     store: Store, clock: FakeClock
 ) -> None:

@@ -527,6 +527,7 @@ class QueueMachine(RuleBasedStateMachine):
         return self.completed(session, found, op)
 
 
+@pytest.mark.timeout(600)  # what breaks the model is made small before it is shown
 @pytest.mark.parametrize(
     ("store", "examples"),
     [("memory", 60), ("sqlite", 40), ("redis", 20), ("postgres", 20)],

@@ -755,8 +755,6 @@ class PostgresWorkspace:
         return watchers
 
     def session_alive(self, session: str) -> bool:
-        if session == self.session and self.marked and self._alive:
-            return True  # it is held, and speaks
         if session not in self._living:
             row = self._execute("hold_live_session", session, self.now_us).fetchone()
             self._living[session] = row is not None
