@@ -99,6 +99,7 @@ CELLS = (
     Cell("queue-jobs-full", "queue jobs added one by one, SQLite FULL", "job"),
     Cell("queue-bulk-full", "queue jobs added in bulk, SQLite FULL", "job"),
     Cell("schedules-process", "10,000 schedules due together, SQLite process", "tick"),
+    Cell("schedules-spread-process", "10,000 schedules over an hour, SQLite process", "tick"),
     Cell("replay", "cold replay of 3,000 steps, SQLite", "recorded step"),
     Cell(
         "pile-memory",
@@ -291,7 +292,7 @@ FAMILIES = (
         (
             OwnRun(
                 "schedules_sqlite",
-                ("schedules-process",),
+                ("schedules-process", "schedules-spread-process"),
                 {"schedules": 10_000, "minutes": 1},
                 quick={"schedules": 1000, "minutes": 0},
             ),

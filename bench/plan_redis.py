@@ -120,6 +120,7 @@ REDIS_CELLS = (
     ),
     Cell("redis-sleepers", "10,000 sleepers due together", "run"),
     Cell("redis-schedules", "10,000 schedules due together", "tick"),
+    Cell("redis-schedules-spread", "10,000 schedules over an hour", "tick"),
     Cell(
         "redis-flaky",
         "20 flaky steps",
@@ -244,7 +245,7 @@ REDIS_FAMILIES = (
         (
             OwnRun(
                 "schedules_redis",
-                ("redis-schedules",),
+                ("redis-schedules", "redis-schedules-spread"),
                 {"schedules": 10_000, "minutes": 1},
                 quick={"schedules": 1000, "minutes": 0},
             ),

@@ -15,36 +15,46 @@ from .meter import cpu_s
 from .server import redis_server
 from .workloads import Context, Metrics, store_url
 
-registry = Registry("schedules")
-app: App[None] = App(registry=registry, package="schedules")
 late: list[float] = []
 
 
-@registry.pikku_func
 async def note(ctx: Context, due: datetime) -> None:
     late.append(time.time() - due.timestamp())
 
 
 async def schedules_sqlite(data: Path, *, schedules: int, minutes: int) -> list[Metrics]:
     """On SQLite, where the process that has the app open executes."""
-    return [await _due_together(store_url("process", data), schedules, minutes, remote=False)]
+    url = store_url("process", data / "together"), store_url("process", data / "spread")
+    return [
+        await _due(url[spread], schedules, minutes, remote=False, spread=spread)
+        for spread in (False, True)
+    ]
 
 
 async def schedules_redis(data: Path, *, schedules: int, minutes: int) -> list[Metrics]:
     """On Redis, in one worker."""
-    with redis_server(data) as server:
-        return [await _due_together(server.url, schedules, minutes, remote=True)]
+    found: list[Metrics] = []
+    for spread in (False, True):
+        with redis_server(data) as server:
+            found.append(await _due(server.url, schedules, minutes, remote=True, spread=spread))
+    return found
 
 
-async def _due_together(url: str, schedules: int, minutes: int, *, remote: bool) -> Metrics:
-    """Open an app whose schedules are all due *minutes* from now, and see how late each is."""
+async def _due(url: str, schedules: int, minutes: int, *, remote: bool, spread: bool) -> Metrics:
+    """Open an app whose schedules are due *minutes* from now or, *spread* over the hour, a sixtieth
+    of them; see how late each is."""
     due = (int(time.time()) // 60 + 1 + minutes) * 60
-    cron = f"{due // 60 % 60} * * * *"
+    late.clear()
+    registry = Registry("schedules")
+    app: App[None] = App(registry=registry, package="schedules")
+    func = registry.pikku_func(note)
     for i in range(schedules):
-        registry.wire_scheduler(name=f"s-{i}", schedule=cron, func=note)
+        minute = (due // 60 + (i if spread else 0)) % 60
+        registry.wire_scheduler(name=f"s-{i}", schedule=f"{minute} * * * *", func=func)
     options: dict[str, Any] = {"store": url, "queue_service": "none"}
     if remote:
         options |= {"queue_service": "store", "work": Work()}
+    now_due = (schedules + 59) // 60 if spread else schedules
     began = time.time()
     async with app.open(**options):
         opened_s = time.time() - began
@@ -52,16 +62,16 @@ async def _due_together(url: str, schedules: int, minutes: int, *, remote: bool)
             raise AssertionError(f"{schedules} schedules were not made within {minutes} min")
         await asyncio.sleep(due - 0.3 - time.time())
         spent = cpu_s()
-        while len(late) < schedules:
+        while len(late) < now_due:
             await asyncio.sleep(0.05)
         spent = cpu_s() - spent
         listed = await app.list_schedules()
-    if len(late) != schedules or any(each.next_at is None for each in listed):
-        raise AssertionError(f"{schedules} schedules were due {len(late)} times")
+    if len(late) != now_due or any(each.next_at is None for each in listed):
+        raise AssertionError(f"{now_due} schedules were due {len(late)} times")
     ordered = sorted(late)
     return {
-        "cpu_ms": spent * 1e3 / schedules,
+        "cpu_ms": spent * 1e3 / now_due,
         "opened_s": opened_s,
-        "tick_p50_ms": ordered[schedules // 2] * 1e3,
-        "tick_p99_ms": ordered[int(schedules * 0.99)] * 1e3,
+        "tick_p50_ms": ordered[now_due // 2] * 1e3,
+        "tick_p99_ms": ordered[int(now_due * 0.99)] * 1e3,
     }

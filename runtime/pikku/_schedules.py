@@ -88,6 +88,7 @@ class Plan(TypedDict):
     said: str
     in_turn: bool
     before: list[str]
+    drop: list[str]
 
 
 # --- the workflow ---------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ class TickContext:
 
 
 async def run_tick(ctx: TickContext, tick: Tick) -> str:
-    """Make the next tick, do what is due, and drop the run of the tick before."""
+    """Make the next tick, and do what is due."""
     steps: Any = ctx.workflow  # what these steps return needs no overload
     run_id = ctx.run_id
     if tick.kind == "paused":
@@ -126,7 +127,9 @@ async def run_tick(ctx: TickContext, tick: Tick) -> str:
         follows, in_turn = bool(plan["next"]), plan["in_turn"]
 
         async def make_next() -> None:
-            await ctx.schedules.make(_following(tick, plan))
+            await asyncio.gather(
+                ctx.schedules.make(_following(tick, plan)), ctx.schedules.drop(plan["drop"])
+            )
 
         if follows and not in_turn:
             await steps.do("Make next tick", make_next, **PATIENCE)
@@ -140,8 +143,8 @@ async def run_tick(ctx: TickContext, tick: Tick) -> str:
     finally:
         if follows and in_turn:
             await steps.do("Make next tick", make_next, **PATIENCE)
-    if tick.before:
-        await steps.do("Drop earlier ticks", lambda: ctx.schedules.drop(tick.before), **PATIENCE)
+    if plan["drop"] and not follows:
+        await steps.do("Drop earlier ticks", lambda: ctx.schedules.drop(plan["drop"]), **PATIENCE)
     return plan["said"]
 
 
@@ -288,14 +291,22 @@ class Schedules:
         its process decides anew."""
         now = self._now()
         if tick.kind == "asked":
-            return _planned(Verdict(tick.at, None, "done"), [])
-        paused, row_ends = await self._others(tick)
-        kept = [run_id]
+            return _planned(Verdict(tick.at, None, "done"))
+        newest = await self._newest(tick.name)
+        paused, row_ends = _others(tick, newest)
+        statuses = {run.run_id: run.status for run in newest}
+        kept, drop = [run_id], list[str]()
         for earlier in tick.before[:LOOK_AT]:
-            run = await self._store.load_run(earlier)
-            if run is not None and run.status in ("running", "completed"):
+            status = statuses.get(earlier)
+            if status is None:
+                run = await self._store.load_run(earlier)
+                status = None if run is None else run.status
+            if status == "completed" and any(statuses.get(each) == status for each in kept):
+                drop.append(earlier)
+            elif status in ("running", "completed"):
+                statuses[earlier] = status
                 kept.append(earlier)
-        return _planned(verdict(tick, now, row_ends=row_ends, paused=paused), kept)
+        return _planned(verdict(tick, now, row_ends=row_ends, paused=paused), kept, drop)
 
     async def heal(self, run_id: str, tick: Tick) -> None:
         """Make the next tick where the run of this one was cancelled.
@@ -305,27 +316,14 @@ class Schedules:
         run = await self._store.load_run(run_id)
         if tick.kind == "asked" or (run is not None and run.cancel_reason == PAUSED):
             return
-        paused, row_ends = await self._others(tick)
+        paused, row_ends = _others(tick, await self._newest(tick.name))
         made = healed(tick, self._now(), row_ends=row_ends, paused=paused)
         if made.next is not None:
-            await self.make(_following(tick, _planned(made, list(tick.before))))
-
-    async def _others(self, tick: Tick) -> tuple[bool, datetime | None]:
-        """Whether the schedule is paused, and when a younger row of ticks has begun."""
-        found = await self._unfinished(tick.name)
-        younger = [
-            each.since
-            for each, run in found
-            if each.kind == "tick" and each.since > tick.since and run.cancel_us is None
-        ]
-        return any(_is_pause(*each) for each in found), min(younger, default=None)
+            await self.make(_following(tick, _planned(made, tick.before)))
 
     async def drop(self, run_ids: Sequence[str]) -> None:
-        """Delete the runs of earlier ticks that have completed; what has failed is kept."""
-        for run_id in run_ids:
-            run = await self._store.load_run(run_id)
-            if run is not None and run.status == "completed":
-                await self._host.request(DeleteRun(run_id))
+        """Delete the runs of earlier ticks, which have completed."""
+        await asyncio.gather(*(self._host.request(DeleteRun(run_id)) for run_id in run_ids))
 
     async def start(
         self, run_id: str, workflow: Workflow[Any, Any], tick: Tick, at: datetime
@@ -531,6 +529,17 @@ class Schedules:
         return await self._store.list_runs(RunFilter(workflow=workflow_of(name), limit=LOOK_AT))
 
 
+def _others(tick: Tick, runs: Sequence[RunRecord]) -> tuple[bool, datetime | None]:
+    """Whether the schedule is paused, and when a younger row of ticks has begun."""
+    found = _unfinished(runs)
+    younger = [
+        each.since
+        for each, run in found
+        if each.kind == "tick" and each.since > tick.since and run.cancel_us is None
+    ]
+    return any(_is_pause(*each) for each in found), min(younger, default=None)
+
+
 def _ended(runs: Sequence[RunRecord]) -> list[RunRecord]:
     """The ticks that were executed."""
     return [run for run in runs if run.status in ("completed", "failed")]
@@ -591,11 +600,12 @@ def _tick_of(wired: WiredSchedule, at: datetime, since: datetime, kind: TickKind
     return Tick(wired.name, wired.schedule, wired.timezone, wired.catch_up, at, since, kind)
 
 
-def _planned(made: Verdict, before: list[str]) -> Plan:
+def _planned(made: Verdict, before: Sequence[str] = (), drop: Sequence[str] = ()) -> Plan:
     return {
         "at": "" if made.at is None else made.at.isoformat(),
         "next": "" if made.next is None else made.next.isoformat(),
         "said": made.said,
         "in_turn": made.in_turn,
-        "before": before,
+        "before": list(before),
+        "drop": list(drop),
     }

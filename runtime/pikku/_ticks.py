@@ -36,7 +36,7 @@ class Tick:
         at: when it is due.
         since: when the row of ticks that it belongs to began. A schedule that was changed or
             resumed begins a new row, and the older one ends there.
-        before: runs of earlier ticks, to be dropped once this one is over.
+        before: runs of earlier ticks, newest first, of which the one that completed last is kept.
     """
 
     name: str

@@ -294,20 +294,19 @@ class QueueMachine(RuleBasedStateMachine):
             found.worker = session
             found.status = "scheduled" if found.lost else "running"
         if self.limits.rate is not None and got:
-            self.begun += len(got)
+            opened, begun = self.window()
+            self.opened, self.begun = opened, begun + len(got)
         self.limits_are_kept()
         self.check()
 
     def allowed(self, waiting: dict[str, ModelJob], count: int) -> int:
         """How many of those that wait have to be granted."""
         held = [found.place.group for found in self.jobs.values() if found.held]
-        limits, now = self.limits, self.clock.now_us()
+        limits = self.limits
         if limits.concurrency is not None:
             count = min(count, max(0, limits.concurrency - len(held)))
         if limits.rate is not None:
-            if now >= self.opened + limits.per_us:
-                self.opened, self.begun = now, 0
-            count = min(count, limits.rate - self.begun)
+            count = min(count, limits.rate - self.window()[1])
         groups = Counter(found.place.group for found in waiting.values())
         most, busy = limits.group_concurrency, Counter(held)
         fit = sum(
@@ -315,6 +314,13 @@ class QueueMachine(RuleBasedStateMachine):
             for group, number in groups.items()
         )
         return min(count, fit)
+
+    def window(self) -> tuple[int, int]:
+        """When the window under way opened, which the first job that is claimed in it does, and
+        how many were."""
+        now = self.clock.now_us()
+        over = now >= self.opened + self.limits.per_us
+        return (now, 0) if over else (self.opened, self.begun)
 
     def limits_are_kept(self) -> None:
         held = [found.place.group for found in self.jobs.values() if found.held]

@@ -23,6 +23,7 @@ from pikku._records import (
     FireTimers,
     Op,
     ReapSessions,
+    RunFilter,
     Settle,
     SignalRun,
 )
@@ -669,6 +670,22 @@ async def test_the_printed_script_is_what_a_migration_does(opened: Open, postgre
             for schema in ("by_hand", "by_itself")
         ]
     assert one == other and one
+
+
+async def test_the_runs_of_a_workflow_are_found_without_a_look_at_others(
+    opened: Open, postgres_url: str
+) -> None:
+    store = await opened()
+    wanted = RunFilter(workflow="w", after_us=1)
+
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("SET enable_seqscan = off")  # which a table without rows would have
+        query = b"EXPLAIN " + store._queries["list_runs"] + workspace.which_runs(wanted).encode()
+        plan = [row[0] for row in connection.execute(query, wanted._asdict())]
+
+    assert any("runs_by_workflow" in line for line in plan)
+    assert any("Index Cond: (workflow = 'w'::text)" in line for line in plan)
+    assert not any("Sort" in line for line in plan)
 
 
 async def test_a_store_that_may_not_migrate_says_what_is_missing(opened: Open) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.runtime.kit import Toy, Wf, World
 
+from pikku._records import RunFilter
 from pikku.errors import (
     CorruptStoreError,
     SchemaVersionError,
@@ -24,6 +25,7 @@ from pikku.errors import (
 )
 from pikku.stores import make_store
 from pikku.stores.sqlite.store import SqliteStore
+from pikku.stores.sqlite.workspace import list_query
 from pikku.testing.store_contract import LEASE_US, dump, must, new_run, turn, write
 
 
@@ -362,6 +364,20 @@ async def test_a_reader_sees_whole_transactions_while_another_store_writes(path:
     await writing
     await one.close()
     await two.close()
+
+
+async def test_the_runs_of_a_workflow_are_found_without_a_look_at_others(path: Path) -> None:
+    store = await opened(path)
+    await store.close()
+    wanted = RunFilter(workflow="w", after_us=1)
+
+    connection = sqlite3.connect(path)
+    query = f"EXPLAIN QUERY PLAN {list_query(wanted)}"
+    plan = [row[3] for row in connection.execute(query, wanted._asdict())]
+    connection.close()
+
+    assert plan[0] == "SEARCH runs USING INDEX runs_by_workflow (workflow=?)"
+    assert not any("SCAN" in step or "TEMP B-TREE" in step for step in plan)
 
 
 # --- options --------------------------------------------------------------------------------------

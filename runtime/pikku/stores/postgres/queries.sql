@@ -402,23 +402,6 @@ WHERE run.run_id = %(run_id)s
 
 -- list_runs --
 SELECT {whole_runs} FROM {schema}.runs AS run LEFT JOIN {schema}.run_values AS kept ON kept.run = run.number
-WHERE (
-        workflow = %(workflow)s::text
-        OR %(workflow)s::text IS NULL AND workflow NOT LIKE 'queue:%%'
-    )
-    AND (%(status)s::text IS NULL OR status = %(status)s)
-    AND (%(before_us)s::bigint IS NULL OR created_us < %(before_us)s)
-    AND (%(after_us)s::bigint IS NULL OR created_us >= %(after_us)s)
-    AND (%(ended_before_us)s::bigint IS NULL OR finished_us < %(ended_before_us)s)
-    AND (%(tag)s::text IS NULL OR tags @> ARRAY[%(tag)s::text])
-    AND (
-        %(text)s::text IS NULL
-        OR position(%(text)s IN run_id) > 0
-        OR position(%(text)s IN workflow) > 0
-        OR EXISTS (SELECT 1 FROM unnest(tags) AS tag WHERE position(%(text)s IN tag) > 0)
-        OR position(%(text)s IN coalesce(started_by, '')) > 0
-        OR position(%(text)s IN coalesce(error, '')) > 0
-    )
 
 -- count_runs --
 SELECT status, count(*) FROM {schema}.runs WHERE workflow NOT LIKE 'queue:%%' GROUP BY status

@@ -46,7 +46,12 @@ from pikku.stores.postgres.enlist import fetch_row
 from pikku.stores.postgres.schema import check_version, migrate, pending_script, queries
 from pikku.stores.postgres.threads import ConnectionThread
 from pikku.stores.postgres.words import Words
-from pikku.stores.postgres.workspace import PostgresWorkspace, StaleRowsError, whole_run
+from pikku.stores.postgres.workspace import (
+    PostgresWorkspace,
+    StaleRowsError,
+    which_runs,
+    whole_run,
+)
 from pikku.stores.transitions import carry_out
 
 log = logging.getLogger("pikku")
@@ -434,9 +439,7 @@ class PostgresStore:
 
     async def list_runs(self, wanted: RunFilter) -> list[RunRecord]:
         def read(connection: Connection[Row]) -> list[RunRecord]:
-            order = b"ASC" if wanted.oldest_first else b"DESC"
-            query = self._queries["list_runs"] + b" ORDER BY run.number %b" % order
-            query += b" LIMIT %(limit)s"
+            query = self._queries["list_runs"] + which_runs(wanted).encode()
             return [whole_run(row) for row in connection.execute(query, wanted._asdict())]
 
         return await self._read(read)

@@ -29,6 +29,7 @@ from pikku._records import (
     ReportProgress,
     RequeueRun,
     ResumeRun,
+    RunFilter,
     RunRecord,
     SignalRecord,
     SignalRun,
@@ -37,6 +38,7 @@ from pikku._records import (
     copy_run,
     step_values,
 )
+from pikku.stores._queries import conditions
 from pikku.stores._rows import added_run, put_run, rare, saved_run, saved_step
 from pikku.stores.base import JOBS
 from pikku.stores.lanes import QueueLimits, Room, Window, again_at, place_of, sooner
@@ -78,6 +80,29 @@ COLUMNS = {
     "steps": ", ".join(f"step.{name}" for name in _STEP_COLUMNS),
 }
 """What `queries.sql` names for short."""
+_WANTED = {
+    "workflow": "workflow = %(workflow)s",
+    "no_job": "workflow NOT LIKE 'queue:%%'",
+    "status": "status = %(status)s",
+    "before_us": "created_us < %(before_us)s",
+    "after_us": "created_us >= %(after_us)s",
+    "ended_before_us": "finished_us < %(ended_before_us)s",
+    "tag": "tags @> ARRAY[%(tag)s::text]",
+    "text": """(
+    position(%(text)s IN run_id) > 0
+    OR position(%(text)s IN workflow) > 0
+    OR EXISTS (SELECT 1 FROM unnest(tags) AS tag WHERE position(%(text)s IN tag) > 0)
+    OR position(%(text)s IN coalesce(started_by, '')) > 0
+    OR position(%(text)s IN coalesce(error, '')) > 0
+)""",
+}
+
+
+def which_runs(wanted: RunFilter) -> str:
+    """What follows `list_runs` in a statement for the runs that are *wanted*."""
+    order = "ASC" if wanted.oldest_first else "DESC"
+    where = conditions(wanted, _WANTED)
+    return f" WHERE {where} ORDER BY run.number {order} LIMIT %(limit)s"
 
 
 class StaleRowsError(Exception):

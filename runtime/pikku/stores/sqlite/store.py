@@ -41,11 +41,10 @@ from pikku.stores.sqlite.connections import (
 from pikku.stores.sqlite.schema import migrate
 from pikku.stores.sqlite.watch import Watch
 from pikku.stores.sqlite.workspace import (
-    NEWEST_RUNS,
-    OLDEST_RUNS,
     QUERIES,
     WHOLE_RUN,
     SqliteWorkspace,
+    list_query,
     run_of,
     step_of,
 )
@@ -311,8 +310,7 @@ class SqliteStore:
 
     async def list_runs(self, wanted: RunFilter) -> list[RunRecord]:
         def read(connection: sqlite3.Connection) -> list[RunRecord]:
-            query = OLDEST_RUNS if wanted.oldest_first else NEWEST_RUNS
-            rows = connection.execute(query, wanted._asdict())
+            rows = connection.execute(list_query(wanted), wanted._asdict())
             return [run_of(row) for row in rows]
 
         return await self._read(read)

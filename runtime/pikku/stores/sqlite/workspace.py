@@ -27,6 +27,7 @@ from pikku._records import (
     ReportProgress,
     RequeueRun,
     ResumeRun,
+    RunFilter,
     RunRecord,
     SignalRecord,
     SignalRun,
@@ -34,7 +35,7 @@ from pikku._records import (
     WatchRun,
     step_values,
 )
-from pikku.stores._queries import load_queries
+from pikku.stores._queries import conditions, load_queries
 from pikku.stores._rows import added_run, put_run, rare, saved_run, saved_step
 from pikku.stores.base import JOBS
 from pikku.stores.lanes import (
@@ -67,25 +68,29 @@ WHOLE_RUN = (
     # Of a damaged run the values may be missing: it is there, and fails by its input.
     f"SELECT {_COLUMNS.format(values=_VALUES)} FROM runs LEFT JOIN run_values ON run = runs.number"
 )
-_LIST_RUNS = f"""{WHOLE_RUN}
-WHERE (workflow = :workflow OR (:workflow IS NULL AND substr(workflow, 1, 6) <> 'queue:'))
-  AND (:status IS NULL OR status = :status)
-  AND (:before_us IS NULL OR created_us < :before_us)
-  AND (:after_us IS NULL OR created_us >= :after_us)
-  AND (:ended_before_us IS NULL OR finished_us < :ended_before_us)
-  AND (:tag IS NULL OR EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag))
-  AND (
-    :text IS NULL
-    OR instr(run_id, :text)
+_WANTED = {
+    "workflow": "workflow = :workflow",
+    "no_job": "substr(workflow, 1, 6) <> 'queue:'",
+    "status": "status = :status",
+    "before_us": "created_us < :before_us",
+    "after_us": "created_us >= :after_us",
+    "ended_before_us": "finished_us < :ended_before_us",
+    "tag": "EXISTS (SELECT 1 FROM json_each(tags) WHERE value = :tag)",
+    "text": """(
+    instr(run_id, :text)
     OR instr(workflow, :text)
     OR EXISTS (SELECT 1 FROM json_each(tags) WHERE instr(value, :text))
     OR instr(coalesce(started_by, ''), :text)
     OR instr(coalesce(error, ''), :text)
-  )
-ORDER BY runs.number {{order}}
-LIMIT :limit"""
-NEWEST_RUNS = _LIST_RUNS.format(order="DESC")
-OLDEST_RUNS = _LIST_RUNS.format(order="ASC")
+)""",
+}
+
+
+def list_query(wanted: RunFilter) -> str:
+    """The query for the runs that are *wanted*, with the fields of the filter as parameters."""
+    order = "ASC" if wanted.oldest_first else "DESC"
+    where = conditions(wanted, _WANTED)
+    return f"{WHOLE_RUN} WHERE {where} ORDER BY runs.number {order} LIMIT :limit"
 
 
 _OF_A_STEP = (CompleteStep, BeginStep, ReleaseStep, ReportProgress, DecideStep)
