@@ -101,7 +101,7 @@ def history_documents(events: Sequence[HistoryEvent]) -> list[dict[str, Any]]:
 def event_document(event: HistoryEvent) -> dict[str, Any]:
     """One thing that happened."""
     return {
-        "at": _iso(event.at),
+        "at": iso_time(event.at),
         "kind": event.kind,
         "step": event.step,
         "attempt": event.attempt,
@@ -139,8 +139,9 @@ def _error(text: str | None) -> dict[str, Any] | None:
 
 
 def _time(us: int | None) -> str | None:
-    return None if us is None else _iso(as_datetime(us))
+    return None if us is None else iso_time(as_datetime(us))
 
 
-def _iso(at: datetime) -> str:
+def iso_time(at: datetime) -> str:
+    """A time as every document has it: UTC to the microsecond, with a Z."""
     return at.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -113,9 +113,11 @@ def test_dead_letters_are_shown_and_put_back(queued: Desk) -> None:
     twice = queued.pikku("queue", "retry", "letters", job_id)
     lost = queued.pikku("queue", "retry", "letters", "letters~none")
     every = queued.pikku("queue", "retry", "letters", "--all", "--json")
+    described = json.loads(queued.pikku("queue", "show", "letters", "--json").stdout)
     neither = queued.pikku("queue", "retry", "letters")
 
     assert "failed" in dead.stdout
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", described["created_at"])
     assert "ValueError: no such address" in dead.stdout
     assert dead.stderr == ("to put them back: pikku queue retry letters --all, or one by its id\n")
     assert (again.returncode, again.stdout) == (0, "1 job back in letters\n"), again.stderr

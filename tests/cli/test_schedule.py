@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def test_run_is_executed_by_a_host_or_here_with_wait(scheduled: Desk) -> None:
     assert before == []
     assert (done.returncode, done.stdout) == (0, '"done"\n'), done.stderr
     listed = scheduled.pikku("schedule", "list").stdout
+    described = json.loads(scheduled.pikku("schedule", "list", "--json").stdout.splitlines()[0])
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", described["last_at"])
     assert "report   30 2 29 2 *  Europe/Berlin  -           <TIME> completed\n" in said(listed)
 
 

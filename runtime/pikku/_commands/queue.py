@@ -232,4 +232,6 @@ def _document(info: JobInfo) -> dict[str, Any]:
 
 
 def _moment(at: datetime | None) -> str | None:
-    return None if at is None else at.isoformat()
+    from pikku._documents import iso_time
+
+    return None if at is None else iso_time(at)

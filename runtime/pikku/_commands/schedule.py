@@ -187,6 +187,8 @@ async def _one(schedules: Schedules, name: str) -> ScheduleInfo:
 
 
 def _document(info: ScheduleInfo, count: int) -> dict[str, Any]:
+    from pikku._documents import iso_time
+
     return {
         "name": info.name,
         "schedule": info.schedule,
@@ -195,10 +197,10 @@ def _document(info: ScheduleInfo, count: int) -> dict[str, Any]:
         "description": info.description,
         "paused": info.paused,
         "wired": info.wired,
-        "next_at": [at.isoformat() for at in info.upcoming(count)],
+        "next_at": [iso_time(at) for at in info.upcoming(count)],
         "last_run": info.last_run,
         "last_status": info.last_status,
-        "last_at": None if info.last_at is None else info.last_at.isoformat(),
+        "last_at": None if info.last_at is None else iso_time(info.last_at),
     }
 
 
