@@ -225,22 +225,25 @@ end
 -- Runs ----------------------------------------------------------------------------------------
 local function index_members(run, number) return string.format('%015d', number) .. run end
 
--- The run moves from one status to another in the indexes.
-local function index(run, from, to)
-  local f = call('HMGET', run_key(run), 'workflow', 'number', 'created_us')
-  local member = index_members(run, f[2])
-  local job = is_job(f[1])
+-- The run moves from one status to another in the indexes. f: workflow, number, created_us, or nil
+local function index(run, from, to, f)
+  if not f then
+    local found = call('HMGET', run_key(run), 'workflow', 'number', 'created_us')
+    f = { workflow = found[1], number = found[2], created_us = found[3] }
+  end
+  local member = index_members(run, f.number)
+  local job = is_job(f.workflow)
   if from then
     if not job then
       call('ZREM', tag .. ':ix:' .. from, member)
     end
-    call('ZREM', tag .. ':wf:' .. from .. ':' .. f[1], member)
+    call('ZREM', tag .. ':wf:' .. from .. ':' .. f.workflow, member)
   end
   if to then
     if not job then
-      call('ZADD', tag .. ':ix:' .. to, f[3], member)
+      call('ZADD', tag .. ':ix:' .. to, f.created_us, member)
     end
-    call('ZADD', tag .. ':wf:' .. to .. ':' .. f[1], f[3], member)
+    call('ZADD', tag .. ':wf:' .. to .. ':' .. f.workflow, f.created_us, member)
   end
 end
 

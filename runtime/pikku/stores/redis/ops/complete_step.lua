@@ -3,7 +3,8 @@
 ops.complete_step = function(a)
   local run, step_key, attempt, status, retry = a[1], a[2], tonumber(a[3]), tonumber(a[4]), tonumber(a[6])
   retention = tonumber(a[8])
-  local f = load_run(run, 'status', 'cancel_us')
+  local forget = a[7] == '1' and status == SUCCEEDED
+  local f = load_run(run, 'status', 'cancel_us', 'watchers', unpack(forget and FORGOTTEN or {}))
   local s = f and load_step(run, step_key)
   if not s then
     return a[7] == '1' and OK or NOT_FOUND
@@ -29,9 +30,9 @@ ops.complete_step = function(a)
     end
   end
   s.outcome = a[5]
-  if a[7] == '1' and status == SUCCEEDED then
-    tell_watchers(run, call('HGET', run_key(run), 'watchers') or '', 'completed', '', s.outcome)
-    forget_run(run, true)
+  if forget then
+    tell_watchers(run, f.watchers, 'completed', '', s.outcome)
+    forget_run(run, f, true)
     return OK
   end
   conclude(run, f.status, step_key, s, status)

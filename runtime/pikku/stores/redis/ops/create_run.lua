@@ -20,17 +20,17 @@ local function create_job(run, step_key, head, lane, static)
   end
 end
 
--- Makes a run that is not there.
+-- Makes a run that is not there; its fields.
 local function create(a)
   local run, delayed, job = a[1], a[14] ~= '', a[16] ~= ''
   local claimed = a[6] == '1' and not job and not delayed and call('ZSCORE', sessions_key, session)
   local queued = not job and not claimed and not delayed
-  local number = call('INCR', tag .. ':runs')
+  local number, at = call('INCR', tag .. ':runs'), string.format('%.0f', now())
   local fields = {
     'workflow', a[2], 'status', 'running', 'input', a[3], 'version', a[4], 'inline', a[5],
-    'run_attempt', 1, 'owner', claimed and session or '', 'queued', queued and 1 or 0, 'turn', 0,
-    'turned_by', '', 'deliveries', 0, 'tags', a[7], 'number', number, 'created_us', now(),
-    'updated_us', now(),
+    'run_attempt', '1', 'owner', claimed and session or '', 'queued', queued and '1' or '0',
+    'turn', '0', 'turned_by', '', 'deliveries', '0', 'tags', a[7], 'number', tostring(number),
+    'created_us', at, 'updated_us', at,
   }
   local function add(name, value)
     fields[#fields + 1] = name
@@ -47,13 +47,13 @@ local function create(a)
     add('depth', a[12])
   end
   if a[13] == '1' then
-    add('pinned', 1)
+    add('pinned', '1')
   end
   if a[15] ~= '' then
     add('traceparent', a[15])
   end
   if job then
-    add('away', 1)
+    add('away', '1')
   end
   call('HSET', run_key(run), unpack(fields))
   local member = index_members(run, number)
@@ -71,7 +71,7 @@ local function create(a)
   end
   if job then
     create_job(run, a[16], a[17], a[18], a[19])
-    return
+    return fields
   end
   local begins = now()
   if delayed then
@@ -81,6 +81,7 @@ local function create(a)
   if a[9] ~= '' then
     add_timer('t', run, '', begins + tonumber(a[9]))
   end
+  return fields
 end
 
 ops.create_run = function(a)
@@ -88,6 +89,5 @@ ops.create_run = function(a)
   if #there > 0 then
     return { EXISTS, there }
   end
-  create(a)
-  return { OK, call('HGETALL', run_key(a[1])) }
+  return { OK, create(a) }
 end

@@ -36,7 +36,7 @@ ops.put_run = function(a)
       return { EXISTS, there }
     end
   else
-    f = load_run(run, 'status', 'run_attempt', 'turn', 'number', 'tags')
+    f = load_run(run, 'status', 'run_attempt', 'turn', 'workflow', 'number', 'tags')
     if not f then
       return NOT_FOUND
     end

@@ -33,11 +33,18 @@ local function take_run(of, run)
   end
 end
 
+local function forget_kept(run)
+  local f = load_run(run, unpack(FORGOTTEN))
+  if f then
+    forget_run(run, f)
+  end
+end
+
 local function forget_old()
   local old = call('ZRANGEBYSCORE', kept_key, '-inf', now(), 'LIMIT', 0, 50)
   for _, run in ipairs(old) do
     call('ZREM', kept_key, run)
-    guarded('run ' .. run, forget_run, run)
+    guarded('run ' .. run, forget_kept, run)
   end
 end
 
