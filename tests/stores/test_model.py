@@ -574,9 +574,6 @@ class StoreMachine(RuleBasedStateMachine):
             session, RequeueRun(run_id), "settled" if run.status in FINAL else "ok", twice=twice
         )
         if run.status not in FINAL:
-            if dead and run.owner == session:  # it speaks: a store may take it to be there
-                there = self.runner.run(self.store.load_run(run_id))
-                dead = there is not None and there.owner is None
             if dead:
                 run.owner = None
                 run.mail = 0

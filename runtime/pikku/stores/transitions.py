@@ -385,6 +385,7 @@ def grant(work: Workspace, queue: str, run_id: str, key: str, attempt: int) -> J
         or step.attempt != attempt
         or step.queue != queue
         or step.worker is not None
+        or (step.due_us is not None and step.due_us > work.now_us)  # the entry of a run before it
     ):
         return None
     step.worker = work.session
@@ -701,6 +702,8 @@ def fire_timers(work: Workspace, op: FireTimers) -> OpResult:
             continue  # put off since then
         elif step.queue:
             if step.worker is None:
+                step.due_us = None  # it is wanted from now on, also where the clock is set back
+                work.save_step(timer.run_id, step)
                 work.push_job(step.queue, timer.run_id, timer.key, step.attempt)
         else:
             _wake(work, run, Delivery(run.run_id, 0, timer.key, "retry"))

@@ -10,6 +10,7 @@ from pikku._records import (
     CancelRun,
     CompleteStep,
     CreateRun,
+    DeleteRun,
     FireTimers,
     HistoryEntry,
     PutRun,
@@ -177,6 +178,29 @@ async def check_create_run_puts_a_delayed_job_off(store: Store, clock: FakeClock
     clock.move_to(clock.now_us() + SECOND_US)
     await must(store, "s1", FireTimers())
     assert await taken(store, "s2") == ["j"]
+
+
+async def check_a_delayed_job_is_not_granted_by_what_is_left_of_one_before_it(
+    store: Store, clock: FakeClock
+) -> None:
+    await begun(store)
+    await must(store, "s1", new_job("j"), CancelRun("j", "enough"), DeleteRun("j"))
+    await must(store, "s1", new_job("j", delay_us=SECOND_US))
+    assert await taken(store, "s2") == []
+    clock.move_to(clock.now_us() + SECOND_US)
+    await must(store, "s1", FireTimers())
+    assert await taken(store, "s2") == ["j"]
+
+
+async def check_fire_timers_makes_a_job_wanted_from_then_on_whatever_the_clock_says(
+    store: Store, clock: FakeClock
+) -> None:
+    await begun(store)
+    await must(store, "s1", new_job("j", delay_us=SECOND_US))
+    assert (await step_of(store, "j", JOB_KEY)).due_us == clock.now_us() + SECOND_US
+    clock.move_to(clock.now_us() + SECOND_US)
+    await must(store, "s1", FireTimers())
+    assert (await step_of(store, "j", JOB_KEY)).due_us is None
 
 
 async def check_reap_sessions_queues_a_job_again_and_gives_it_up_at_last(

@@ -289,19 +289,24 @@ class SqliteWorkspace:
 
     def claim(self, queue: str, count: int) -> Iterable[LoadedRun]:
         """Up to *count* waiting runs, now owned by the session, with their steps."""
-        waiting = self._execute(QUERIES["waiting"], (queue, count)).fetchall()
-        for number, run_id in waiting:
-            self._execute(QUERIES["dequeue"], (number,))
-            run = self.run(run_id)
-            if run is None or not run.queued:
-                continue
-            run.queued = False
-            if run.status == "running":
-                run.owner = self.session
-            self.save_run(run)
-            if run.status == "running":
-                self.flush()
-                yield self.load(run_id)
+        while count > 0:
+            waiting = self._execute(QUERIES["waiting"], (queue, count)).fetchall()
+            asked = count
+            for number, run_id in waiting:
+                self._execute(QUERIES["dequeue"], (number,))
+                run = self.run(run_id)
+                if run is None or not run.queued:
+                    continue
+                run.queued = False
+                if run.status == "running":
+                    run.owner = self.session
+                self.save_run(run)
+                if run.status == "running":
+                    count -= 1
+                    self.flush()
+                    yield self.load(run_id)
+            if len(waiting) < asked:
+                return
 
     def claim_jobs(self, queue: str, count: int) -> Iterable[Job]:
         """Up to *count* jobs of *queue*, now held by the session."""

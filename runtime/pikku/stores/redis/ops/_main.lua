@@ -122,7 +122,8 @@ local function claim_job(queue, entry, counted)
   local step_key = string.sub(entry, after)
   local f = load_run(run, 'status', 'workflow')
   local s = f and not FINAL[f.status] and load_step(run, step_key)
-  if not s or s.status ~= SCHEDULED or s.attempt ~= attempt or s.queue ~= queue or s.worker ~= '' then
+  if not s or s.status ~= SCHEDULED or s.attempt ~= attempt or s.queue ~= queue or s.worker ~= ''
+    or s.due > now() then -- due later: the entry is that of a run before it
     return false
   end
   s.worker = session

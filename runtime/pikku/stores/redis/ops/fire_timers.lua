@@ -36,6 +36,8 @@ local function fire(entry)
   elseif s.queue == '' then
     wake(run, RETRY, 0, 0, s.attempt, step_key, '')
   elseif s.worker == '' then
+    s.due = 0 -- it is wanted from now on, also where the clock is set back
+    save_step(run, step_key, s)
     push_job(s.queue, run, step_key, s.attempt)
   end
 end
