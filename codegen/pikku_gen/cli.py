@@ -128,7 +128,11 @@ def graph(context: click.Context, name: str, style: DrawnAs, out: Path | None) -
     show_default=True,
     help="How to print it; markdown is for a pull request.",
 )
-@click.option("--store", metavar="URL", help="Also say which unfinished runs of it are touched.")
+@click.option(
+    "--store",
+    metavar="URL",
+    help="Also say which unfinished runs, jobs and ticks of it are touched.",
+)
 @click.option("--app", metavar="PACKAGE", help="The same for the store of this app.")
 @click.pass_context
 def diff(
@@ -139,7 +143,7 @@ def diff(
     store: str | None,
     app: str | None,
 ) -> None:
-    """Say what becomes of runs in flight that began under OLD when NEW is deployed.
+    """Say what becomes of runs, jobs and ticks in flight from OLD when NEW is deployed.
 
     Each is a git revision, a manifest.json, a generated package or a project's folder; NEW is the
     working tree where it is left out. Verdicts are safe, needs patched and breaking.
@@ -213,14 +217,18 @@ def compare(
     folder: Path, old: str, new: str | None, style: ToldAs, store: str | None, app: str | None
 ) -> int:
     """Compares two states of a project and prints the verdicts; returns the exit code."""
+    from dataclasses import replace
+
     from pikku_gen.diagnostics import as_text
     from pikku_gen.diff import report
     from pikku_gen.diff.runs import StoreError, runs_in_flight
     from pikku_gen.diff.sides import SideError, side_of
 
     try:
-        sides = side_of(old, folder), side_of(new, folder)
-        runs = runs_in_flight(folder, store, app) if store or app else None
+        told = report.report(side_of(old, folder), side_of(new, folder))
+        if store or app:
+            runs = runs_in_flight(folder, store, app, told.changed_queues)
+            told = replace(told, runs=runs)
     except SideError as error:
         said = as_text(error.diagnostics, _reader(folder), color=_is_colored())
         click.echo(f"{said}pikku-gen: {error.message}", err=True, color=True)
@@ -228,7 +236,6 @@ def compare(
     except StoreError as error:
         click.echo(f"pikku-gen: the runs cannot be listed: {error}", err=True)
         return MISUSED
-    told = report.report(*sides, runs)
     shown = {"text": report.as_text, "json": report.as_json, "markdown": report.as_markdown}
     click.echo(shown[style](told), nl=False)
     return OK if told.verdict == "safe" else FAILED

@@ -89,7 +89,8 @@ class Reading:
 
     diagnostics: tuple[Diagnostic, ...]
     manifest: Mapping[str, object]
-    """As it would be written; the nodes of its graphs have a place, `module:line`."""
+    """As it would be written; nodes of its graphs, queues and schedules have a place,
+    `module:line`."""
     paths: Mapping[str, str]
     """The file of each module that such a place may name."""
 
@@ -150,15 +151,16 @@ def read(folder: Path) -> Reading:
         return Reading(found, {}, {})
     reader, diagnostics = found.reader, found.diagnostics
     with quiet():
-        reader.locate({source.path for source, fact in reader.scanned() if _has_steps(fact)})
+        reader.locate({source.path for source, fact in reader.scanned() if _has_places(fact)})
         scanned = reader.scanned()
         app, _ = link(found.project, Shapes(reader.table, reader.path_of), scanned, placed=True)
     paths = {source.module: source.path for source, _ in scanned}
-    return Reading(diagnostics, manifest_of(app, ()), paths)
+    return Reading(diagnostics, manifest_of(app, (), placed=True), paths)
 
 
-def _has_steps(fact: ScanFact) -> bool:
-    return bool(fact.helpers) or any(function.graph for function in fact.functions)
+def _has_places(fact: ScanFact) -> bool:
+    wired = fact.helpers or fact.queues or fact.schedules
+    return bool(wired) or any(function.graph for function in fact.functions)
 
 
 def _settled(project: Project, cache: Cache, reader: Reader) -> Outcome | None:

@@ -24,6 +24,17 @@ from pikku_gen.pipeline import run
 EDITED = STEPS.replace('await ctx.workflow.do("Finish"', CHECK + 'await ctx.workflow.do("Finish"')
 APPENDED = STEPS + CHECK
 
+ADDING = """
+import asyncio
+from shop_pikku import app, queues
+
+async def add():
+    async with app:  # its schedule has a tick from now on
+        await queues.emails.add({"to": "ada", "message": ""}, delay="1h", dedupe_id="a")
+
+asyncio.run(add())
+"""
+
 
 class Shop:
     """A project under version control, whose first commit has the workflow as it was."""
@@ -178,7 +189,7 @@ def test_markdown_is_for_a_pull_request(shop: Shop) -> None:
 def test_markdown_of_nothing_is_short(shop: Shop) -> None:
     result = pikku_gen("diff", "HEAD", "--format", "markdown")
 
-    assert result.stdout == "### Runs in flight: safe\n\nNo workflow changed.\n"
+    assert result.stdout == "### Runs in flight: safe\n\nNo workflow, queue or schedule changed.\n"
 
 
 @pytest.mark.parametrize(
@@ -273,6 +284,63 @@ def test_a_store_is_read_by_the_public_command(
 
     assert result.exit_code == 1
     assert "  1 run in flight: t1\n" in result.stdout
+
+
+def test_jobs_and_ticks_in_flight_are_told_like_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parents[2]
+    monkeypatch.chdir(root)
+    store = f"sqlite:///{tmp_path}/runs.db"
+    subprocess.run(
+        [sys.executable, "-c", ADDING], env=os.environ | {"PIKKU_STORE": store}, check=True
+    )
+    manifest = json.loads((root / "generated/shop_pikku/manifest.json").read_text("utf-8"))
+    manifest["queues"] = [each for each in manifest["queues"] if each["name"] != "emails"]
+    manifest["schedules"][0]["schedule"] = "0 4 * * *"
+    after = tmp_path / "after.json"
+    after.write_text(json.dumps(manifest), "utf-8")
+    words = ("diff", "generated/shop_pikku", str(after), "--store", store)
+
+    text = pikku_gen(*words).stdout
+    document = json.loads(pikku_gen(*words, "--format", "json").stdout)
+    markdown = pikku_gen(*words, "--format", "markdown").stdout
+
+    (tick,) = document["schedules"][0]["ticks"]
+    assert tick.startswith("schedule:nightly_report:")
+    assert text.startswith(
+        "queue emails: breaking\n"
+        "  the queue was removed: its jobs wait, and nobody takes them\n"
+        "    help: keep it until none of its jobs is left, or remove them:"
+        " `pikku queue purge emails --status waiting`\n"
+        "  1 job in flight: emails~a\n"
+        "schedule nightly_report: safe\n"
+        "  `schedule` was `0 3 * * *`, and is `0 4 * * *`: what is due by then is done as it was"
+        " meant, and the new ticks follow\n"
+        f"  1 tick in flight: {tick}\n"
+    )
+    assert [(each["queue"], each["jobs"]) for each in document["queues"]] == [
+        ("emails", ["emails~a"]),
+        ("quotes", []),
+    ]
+    assert (
+        "| queue | verdict | a job in flight | jobs |\n"
+        "|---|---|---|---|\n"
+        "| emails | **breaking** | is not done, or its result is not read | 1 |\n"
+    ) in markdown
+    assert "| nightly_report | **safe** | is done | 1 |\n" in markdown
+
+
+def test_the_mark_of_a_pause_is_no_tick() -> None:
+    old, new = sides("A B")
+    daily = {"name": "daily", "kind": "function", "func": "shop:daily"}
+    flow = "schedule:daily"
+    runs = (RunInFlight(f"{flow}:paused", flow, "1"), RunInFlight(f"{flow}:2030", flow, "1"))
+
+    told = report(Side("old", {**old.manifest, "schedules": [daily]}), new, runs)
+
+    (change,) = told.of("schedule")
+    assert [run.run_id for run in told.touched(change)] == [f"{flow}:2030"]
 
 
 def test_a_store_that_cannot_be_read_is_no_verdict(shop: Shop) -> None:

@@ -16,8 +16,8 @@ from tests.codegen.edits import CASES, Case
 from tests.runtime.kit import CrashingStore, Toy, World
 
 from pikku import FunctionContext, WorkflowFunctionContext, WorkflowWire
-from pikku_gen.diff.edits import VERDICTS
-from pikku_gen.diff.workflows import Change, compare
+from pikku_gen.diff.edits import VERDICTS, Change
+from pikku_gen.diff.workflows import compare
 from pikku_gen.pipeline import read
 
 AMOUNTS = (1, 5)
@@ -43,7 +43,7 @@ def judged(case: Case, folder: Path) -> Change:
     """What is said of the workflow."""
     old = manifest_of(case.old_text, folder / "old")
     new = manifest_of(case.new_text, folder / "new")
-    (change,) = [each for each in compare(old, new) if each.workflow == "flow"]
+    (change,) = [each for each in compare(old, new) if each.name == "flow"]
     return change
 
 

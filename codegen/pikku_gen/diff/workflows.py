@@ -4,34 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 from pikku_gen.diff.compare import compare_graphs
-from pikku_gen.diff.edits import Edit, Verdict, worst
+from pikku_gen.diff.edits import Change, Edit, Manifest
 from pikku_gen.diff.steps import Step
 from pikku_gen.diff.values import Values
 
-Manifest: TypeAlias = Mapping[str, Any]  # JSON
 _NEW_FUNCTION: Final = "give what is new a default, or make a new function and guard its step"
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What became of one workflow."""
-
-    workflow: str
-    verdict: Verdict
-    edits: tuple[Edit, ...]
-    old_version: str
-    """Empty for a new one."""
-    new_version: str
-    """Empty for one that is gone."""
-
-    @property
-    def is_unchanged(self) -> bool:
-        """True with no edit, and the same version."""
-        return not self.edits and self.old_version == self.new_version
 
 
 def compare(old: Manifest, new: Manifest) -> tuple[Change, ...]:
@@ -59,8 +39,8 @@ class _Comparison:
             else:
                 edits = list(self._edits(one, other))
             yield Change(
+                "workflow",
                 name,
-                worst(edit.verdict for edit in edits),
                 tuple(edits),
                 str(one["version"]) if one else "",
                 str(other["version"]) if other else "",

@@ -23,8 +23,8 @@ def render_manifest(app: App, files: Iterable[str]) -> str:
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def manifest_of(app: App, files: Iterable[str]) -> dict[str, object]:
-    """What the manifest says."""
+def manifest_of(app: App, files: Iterable[str], *, placed: bool = False) -> dict[str, object]:
+    """What the manifest says; `placed` adds where queues and schedules are wired."""
     return {
         "manifest": 1,
         "package": app.package,
@@ -35,8 +35,8 @@ def manifest_of(app: App, files: Iterable[str]) -> dict[str, object]:
         "functions": [_function(rpc) for rpc in app.rpcs],
         "workflows": [_workflow(flow) for flow in app.workflows],
         "signals": [_signal(signal) for signal in app.signals],
-        "queues": [_queue(queue) for queue in app.queues],
-        "schedules": [_schedule(schedule) for schedule in app.schedules],
+        "queues": [_queue(queue) | _at(queue, placed) for queue in app.queues],
+        "schedules": [_schedule(each) | _at(each, placed) for each in app.schedules],
         "types": app.types,
     }
 
@@ -107,6 +107,10 @@ def _schedule(schedule: ScheduleModel) -> dict[str, object]:
         "description": schedule.fact.description,
         **options,
     }
+
+
+def _at(wired: QueueModel | ScheduleModel, placed: bool) -> dict[str, object]:
+    return {"at": f"{wired.source.module}:{wired.place.span.line}"} if placed else {}
 
 
 def _identity(function: FunctionModel) -> dict[str, object]:
