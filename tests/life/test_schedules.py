@@ -234,6 +234,20 @@ async def test_a_process_that_stops_removes_no_schedule(shared: Place) -> None:
     assert (info.wired, info.next_at) == (False, at("2030-01-01T00:10"))
 
 
+async def test_a_schedule_that_is_gone_is_listed_also_once_its_tick_was_due(shared: Place) -> None:
+    toy = Clockwork().wire()
+    async with opened(shared, toy) as lab:
+        pass
+
+    async with beside(shared, lab, Clockwork()) as other:
+        await other.advance("15min")
+        (info,) = await other.app.list_schedules()
+        left = await ids(other)
+
+    assert left == {"20300101T001000Z suspended"}
+    assert (info.name, info.wired, info.next_at) == ("report", False, None)
+
+
 async def test_a_process_that_dies_in_a_tick_leaves_it_to_the_next(evicted: Place) -> None:
     toy = Clockwork().wire()
     crashes = ["Look", "Make next tick", "Call"]
