@@ -499,7 +499,7 @@ class Schedules:
         ]
         head = max(heads, key=lambda each: (each.since, each.at), default=None)
         paused = any(_is_pause(*each) for each in unfinished)
-        if wired is None and not unfinished:
+        if wired is None and all(run.cancel_us is not None for _, run in unfinished):
             return None
         known: Any = wired or head or unfinished[0][0]
         last = await self._last(name)
