@@ -224,7 +224,7 @@ class App(Generic[S_co]):
     # --- opening --------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._open = await self._opened({}, None, None)
+        await self._opened({}, None, None)
         return self
 
     async def __aexit__(
@@ -271,7 +271,7 @@ class App(Generic[S_co]):
                 if own is not None and self._open is None:
                     await own.open()
                     stack.push_async_callback(own.close)
-                self._open = await self._opened(
+                await self._opened(
                     {"store": named, "queue_service": queue_service},
                     services,
                     options,
@@ -314,6 +314,7 @@ class App(Generic[S_co]):
         redact(config.redact)
         closing = AsyncExitStack()
         async with AsyncExitStack() as undo:
+            undo.callback(setattr, self, "_open", self._open)
             undo.push_async_callback(closing.aclose)
             if store is None:
                 store = make_store(config.store, base=project)
@@ -348,6 +349,7 @@ class App(Generic[S_co]):
             closing.push_async_callback(opened.engine.close)
             if prepare is not None:
                 prepare(opened)
+            self._open = opened  # for what was left behind, and begins before this has ended
             await opened.engine.open()
             if schedules and self.registry.schedules and opened.engine.executes_runs:
                 await opened.schedules.begin_all()

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.life.kit import PATIENCE, Place
 from tests.runtime.kit import Ctx, Lab, Toy
 
-from pikku import BoundQueue, Job, QueueAttributes, QueueConfig, RateLimit
+from pikku import BoundQueue, Job, QueueAttributes, QueueConfig, RateLimit, Work
 from pikku.errors import (
     DeclarationError,
     InvalidInputError,
@@ -489,3 +490,32 @@ async def test_steps_that_cross_a_queue_keep_to_its_limits(toy: Toy, store_url: 
         await run.result(timeout=PATIENCE)
     assert sorted(done) == list(range(8))
     assert most == 2
+
+
+# --- while the app opens --------------------------------------------------------------------------
+
+
+async def test_what_begins_while_the_app_opens_adds_jobs_and_starts_runs(
+    mailer: Mailer, tmp_path: Path
+) -> None:
+    app = mailer.toy.app
+
+    @mailer.toy.func
+    async def order(ctx: Ctx) -> str:
+        begun.append(opening)
+        return (await mailer.queue.add("ann")).queue
+
+    @mailer.toy.workflow
+    async def flow(ctx: Any) -> str:
+        queue: str = await ctx.workflow.do("Order", order)
+        return queue
+
+    begun: list[bool] = []
+    url = f"sqlite:///{tmp_path / 'runs.db'}?durability=process"
+    async with app.open(store=url, queue_service="store"):
+        run = await app.start_workflow("flow", wait=False)
+    opening = True
+    async with app.open(store=url, queue_service="store", work=Work()):
+        opening = False
+        assert await run.result(timeout="10s") == "mails"
+    assert begun == [True]

@@ -124,8 +124,7 @@ class Functions:
         self.executed: Counter[tuple[str, str]] = Counter()
         self.seconds: Callable[[], float] = lambda: 0.0
 
-        def note(ctx: Ctx) -> None:
-            self.executed[ctx.step.run_id, ctx.step.key] += 1
+        note = self.note
 
         @toy.func(dispatch="queue")
         async def work(ctx: Ctx, name: str) -> str:
@@ -166,6 +165,10 @@ class Functions:
 
         self.work, self.broken, self.opens, self.odd = work, broken, opens, odd
         self.tell, self.release = tell, release
+
+    def note(self, ctx: Ctx) -> None:
+        """A step executes one of them."""
+        self.executed[ctx.step.run_id, ctx.step.key] += 1
 
 
 Script = Sequence[Word]
@@ -685,6 +688,10 @@ class Mortal(StoreProxy):
         self.deaths = 0
         self._left = {crash.at: crash.before for crash in crashes}
 
+    def live_on(self) -> None:
+        """Have the process die no more."""
+        self._left.clear()
+
     async def apply(self, session: str, ops: Sequence[Op], want: Mapping[str, int], /) -> Reply:
         self.applied.append(tuple(ops))
         before = self._left.pop(len(self.applied), None)
@@ -932,7 +939,7 @@ async def test_a_crash_at_any_call_changes_nothing_in_the_life_of_a_run(
     assert at > expected.calls - 3  # what comes at one moment may share a call, or not
 
 
-def draw_of(play: Play, mode: str) -> random.Random:
+def draw_of(play: Callable[..., Any], mode: str) -> random.Random:
     """A source of crashes, whose seed is printed."""
     given = os.environ.get("PIKKU_TEST_SEED")
     seed = int(given) if given else zlib.crc32(f"{play.__name__} {mode}".encode()) % 10_000

@@ -143,7 +143,6 @@ class WorkflowLab(Generic[S]):
             schedules=self._schedules,
         )
         self._services = opened.services
-        self.app._open = opened
 
     def _prepare(self, opened: OpenApp) -> None:
         self._opened = opened
