@@ -140,6 +140,7 @@ class Bodies:
         may_begin: asked just before a body begins; False once the lease may have run out.
         on_fenced: called when a body did not begin for that reason; nothing is said of its attempt.
         on_quiet: called when the last attempt under way has ended.
+        on_open: called when others may begin beside an attempt that was to be alone.
         max_payload_bytes: a larger result is the failure of its attempt.
     """
 
@@ -151,12 +152,14 @@ class Bodies:
         may_begin: Callable[[], bool],
         on_fenced: Callable[[], None],
         on_quiet: Callable[[], None],
+        on_open: Callable[[], None],
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
     ) -> None:
         self._limit = max_payload_bytes
         self._may_begin = may_begin
         self._on_fenced = on_fenced
         self._on_quiet = on_quiet
+        self._on_open = on_open
         self._loop = loop
         self._clock = clock
         self._threads = threads
@@ -200,13 +203,13 @@ class Bodies:
             self._enter(attempt, begin, alone)
             return
         self._waiting.append((attempt, begin, alone))
-        if self._hurry is None:
-            self._hurry = self._loop.call_later(ALONE_AT_MOST_SECONDS, self._let_all_in)
+        self._let_others_in_later()
 
     def _enter(self, attempt: Attempt, begin: Callable[[Attempt], None], alone: bool) -> None:
         self._running.add(attempt)
         if alone:
             self._alone = attempt
+            self._let_others_in_later()
         if not self._may_begin():
             self._fenced(attempt)
         elif self._wanted(attempt):
@@ -229,12 +232,22 @@ class Bodies:
         self._leave(attempt)
         self._on_fenced()
 
-    def _let_all_in(self) -> None:
+    def let_others_in(self) -> None:
+        """Let others begin beside an attempt that was to be alone: it has been for long enough, or
+        waits for one of them."""
+        if self._hurry is None:
+            return
+        self._hurry.cancel()
         self._hurry = None
         self._alone = None
         while self._waiting:
             attempt, begin, _ = self._waiting.popleft()
             self._enter(attempt, begin, False)
+        self._on_open()
+
+    def _let_others_in_later(self) -> None:
+        if self._hurry is None:
+            self._hurry = self._loop.call_later(ALONE_AT_MOST_SECONDS, self.let_others_in)
 
     def _leave(self, attempt: Attempt) -> None:
         self._running.discard(attempt)
@@ -246,7 +259,7 @@ class Bodies:
                 break
             waiting, begin, _ = self._waiting.popleft()
             self._enter(waiting, begin, alone)
-        if not self._waiting and self._hurry is not None:
+        if self.open_to_all and self._hurry is not None:
             self._hurry.cancel()
             self._hurry = None
         if not self._running:

@@ -179,6 +179,7 @@ class Engine:
             may_begin=lambda: not self._session.expired,
             on_fenced=self._session_lost,
             on_quiet=self._bodies_quiet,
+            on_open=self._look_for_more,
             max_payload_bytes=options.max_payload_bytes,
         )
         self.intake = Intake(
@@ -464,7 +465,7 @@ class Engine:
             ours = run is not None and run.owner == self._session.id and not self._renewing
             if result.code == "exists" and ours and run_id not in self._live:
                 # The answer to this very start was lost, and the run waits here for its first turn.
-                self._spawn(self._take_up(run_id))
+                self.spawn(self._take_up(run_id))
             if run is not None and ours and result.code == "ok":
                 live = LiveRun(self, LoadedRun(run, ()), wired)
                 self._live[run.run_id] = live
@@ -585,7 +586,7 @@ class Engine:
     def look_whose(self, run_id: str) -> None:
         """A run was taken for somebody else's: begin with it anew if the store says it is ours."""
         if not (self._closed or self._renewing):
-            self._spawn(self._take_up(run_id))
+            self.spawn(self._take_up(run_id))
 
     async def _end_unreadable(self, run_id: str, error: CorruptStateError) -> None:
         log.error("run %s cannot go on: %s", run_id, error, extra={"run_id": run_id})
@@ -688,7 +689,7 @@ class Engine:
                         live.looked_up(keys, loaded)
                     return
 
-        self._spawn(look_up())
+        self.spawn(look_up())
 
     def handler_plan(self, run_id: str, ask: Ask, error: ErrorInfo, attempts: int) -> Plan:
         """What executes the `on_error` handler of a failed step."""
@@ -961,7 +962,7 @@ class Engine:
                 live.reloaded(loaded)
 
         live.loading()
-        self._spawn(reload())
+        self.spawn(reload())
 
     def release_later(self, live: LiveRun) -> None:
         """Let somebody else, or this process after a while, take the run up again."""
@@ -999,7 +1000,8 @@ class Engine:
         if live.started is not None and not live.started.done():
             live.started.set_result(None)
 
-    def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Have *coro* go on beside the rest."""
         task = self.loop.create_task(coro)
         self._tasks.add(task)
 
@@ -1040,7 +1042,7 @@ class Engine:
         elif (words := self._coming.get(delivery.run_id)) is not None:
             words.append(delivery)
         elif delivery.what == "hand":
-            self._spawn(self._take_up(delivery.run_id))
+            self.spawn(self._take_up(delivery.run_id))
         elif (live := self._live.get(delivery.run_id)) is not None:
             self._idle.pop(delivery.run_id, None)
             live.receive(delivery)
@@ -1137,6 +1139,9 @@ class Engine:
             self.submit(FireTimers(), self._fired)
 
     def _fired(self, result: OpResult) -> None:
+        self._look_for_more()
+
+    def _look_for_more(self) -> None:
         self.intake.look_everywhere()
         self._committer.poke()
 
@@ -1153,11 +1158,11 @@ class Engine:
         for child_id in [each for each in self._parents if each not in self._live]:
             self._rested(child_id)  # executed elsewhere
         if self._sweeps % DEPLOYS_EVERY == 0:
-            self._spawn(self._resume_deployed())
+            self.spawn(self._resume_deployed())
         if self._sweeps % AUDIT_EVERY == 0:
-            self._spawn(self._audit())
+            self.spawn(self._audit())
         if self._retention and self._sweeps % PRUNE_EVERY == 0:
-            self._spawn(self._prune())
+            self.spawn(self._prune())
         self._sweep = self.loop.call_later(SWEEP_SECONDS, self._swept)
 
     async def _audit(self) -> None:
@@ -1186,7 +1191,7 @@ class Engine:
         self._unheard_of = Holdings(runs, jobs)
         for run_id in runs & before.runs:
             log.warning("run %s is held here and was forgotten: it is taken up again", run_id)
-            self._spawn(self._take_up(run_id))
+            self.spawn(self._take_up(run_id))
         for run_id, key in jobs & before.jobs:
             loaded = await self.store.load_steps(run_id)
             if self._is_over(session) or (run_id, key) in self.jobs.held or loaded is None:
@@ -1271,7 +1276,7 @@ class Engine:
         self.placed.clear()
         self._committer.session_is_over()
         if not self._closed:
-            self._spawn(self._renew())
+            self.spawn(self._renew())
 
     async def _renew(self) -> None:
         while not self._closed:

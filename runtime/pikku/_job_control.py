@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from pikku._clock import as_datetime
@@ -34,6 +35,7 @@ from pikku.errors import (
     JobFailedError,
     JobNotFoundError,
     JobStateError,
+    PikkuError,
     ResultTimeoutError,
     RunNotFoundError,
     SettingError,
@@ -190,11 +192,19 @@ class JobControl:
             None,
         )
         job_id = await self._create(func, text, options)
+        self._engine.bodies.let_others_in()  # whoever calls may have been alone here
         try:
             return await self.result(queue, job_id, limit, func=func)
-        except (ResultTimeoutError, asyncio.CancelledError):
-            await asyncio.shield(self.cancel(queue, job_id, "nobody waits for it any longer"))
+        except (ResultTimeoutError, asyncio.CancelledError, JobFailedError):
+            self._engine.spawn(self._drop_call(queue, job_id))
             raise
+
+    async def _drop_call(self, queue: str, job_id: str) -> None:
+        """Nobody waits for a call any longer: its job goes, or ends and is kept as retention has
+        it where it has begun."""
+        with suppress(PikkuError):
+            await self.cancel(queue, job_id, "nobody waits for it any longer")
+            await self._engine.request(DeleteRun(job_id))
 
     # --- one job --------------------------------------------------------------------------------
 

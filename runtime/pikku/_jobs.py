@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pikku")
 
-# A process that lacks a job's function gives it back, and leaves it to others for this long.
-UNKNOWN_HERE_US = 1_000_000
+# A process that lacks a job's function gives it back, and leaves it to others for this long: twice
+# as long each time, as it may be that none has it.
+UNKNOWN_HERE_US, UNKNOWN_AT_MOST_US = 1_000_000, 60_000_000
 
 
 def pack_job(ask: Ask, traceparent: str | None = None) -> str | None:
@@ -99,6 +100,12 @@ class Unpacked(NamedTuple):
     name: str
     forget: bool
     traceparent: str | None
+
+
+def _left_to_others_us(step: StepRecord) -> int:
+    """For how long others are asked first, by how often it was given back before."""
+    before = max(step.attempt - 1 - step.failures - step.lost, 0)
+    return min(UNKNOWN_HERE_US << min(before, 6), UNKNOWN_AT_MOST_US)
 
 
 class ClaimedJob:
@@ -259,7 +266,7 @@ class Jobs:
                 extra={"run_id": job.run_id, "workflow": job.workflow, "step": step.key},
             )
             self._submit(
-                ReleaseStep(job.run_id, step.key, step.attempt, UNKNOWN_HERE_US),
+                ReleaseStep(job.run_id, step.key, step.attempt, _left_to_others_us(step)),
                 lambda result: None,
             )
             return None

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.life.kit import PATIENCE, Place
-from tests.runtime.kit import Ctx, Lab, Toy
+from tests.runtime.kit import Ctx, Lab, Toy, Wf
 
 from pikku import BoundQueue, Job, QueueAttributes, QueueConfig, RateLimit, Work
 from pikku.errors import (
@@ -444,6 +444,59 @@ async def test_a_remote_call_is_made_by_a_worker(mailer: Mailer, store_url: str)
             await rpc.fails.remote()
         with pytest.raises(InvalidInputError):
             await rpc.double.remote("four")
+
+
+async def test_of_a_remote_call_nothing_is_kept(mailer: Mailer, store_url: str) -> None:
+    from pikku import RpcAttributes
+
+    @mailer.toy.func
+    async def double(ctx: Ctx, number: int) -> int:
+        return 2 * number
+
+    @mailer.toy.func
+    async def fails(ctx: Ctx) -> None:
+        raise ValueError("no")
+
+    async with mailer.at(Place(store_url, mode="remote")) as lab:
+        rpc: Any = RpcAttributes(lab.app)
+        await rpc.double.remote(4)
+        with pytest.raises(JobFailedError):
+            await rpc.fails.remote()
+        await lab.settle()
+        left = await lab._opened.jobs.listed("default")
+
+    assert left == []
+
+
+async def test_a_step_that_has_lost_a_worker_may_call_one_that_is_the_same(mailer: Mailer) -> None:
+    """Such a step is executed alone, but not while it waits for another."""
+    from pikku import RpcAttributes
+
+    toy, lost = mailer.toy, asyncio.Event()
+    rpc: Any = RpcAttributes(toy.app)
+
+    @toy.func
+    async def double(ctx: Ctx, number: int) -> int:
+        return 2 * number
+
+    @toy.func(dispatch="queue")
+    async def ask(ctx: Ctx, number: int) -> int:
+        if ctx.step.attempt_count == 1:
+            lab._crash()
+            lost.set()
+            await asyncio.Event().wait()
+        doubled: int = await rpc.double.remote(number, timeout="1min")
+        return doubled
+
+    @toy.workflow(name="main")
+    async def main(ctx: Wf) -> int:
+        return int(await ctx.workflow.do("Ask", ask, 4))
+
+    async with mailer.at(Place("memory://", mode="remote")) as lab:
+        run = await toy.start("main", wait=False)
+        await lost.wait()
+        await lab.recover()
+        assert await run.result(timeout=PATIENCE) == 8
 
 
 async def test_a_remote_call_keeps_to_the_limit_of_payloads(mailer: Mailer) -> None:

@@ -222,7 +222,14 @@ async def test_the_result_of_a_child_process_is_measured_by_the_host(toy: Toy) -
     async def end_of(size: int) -> End:
         loop = asyncio.get_running_loop()
         bodies = Bodies(
-            loop, FakeClock(), 1, lambda: True, lambda: None, lambda: None, max_payload_bytes=LIMIT
+            loop,
+            FakeClock(),
+            1,
+            lambda: True,
+            lambda: None,
+            on_quiet=lambda: None,
+            on_open=lambda: None,
+            max_payload_bytes=LIMIT,
         )
         ended: asyncio.Future[End] = loop.create_future()
         func = toy.registry.functions["make_there"]

@@ -58,7 +58,13 @@ class Host:
         self.fenced = 0
         self.clock = FakeClock()
         self.bodies = Bodies(
-            self.loop, self.clock, 2, lambda: self.may_begin, self._on_fenced, lambda: None
+            self.loop,
+            self.clock,
+            2,
+            lambda: self.may_begin,
+            self._on_fenced,
+            on_quiet=lambda: None,
+            on_open=lambda: None,
         )
         options.setdefault("children", 2)
         self.pool = ProcessPool(self.loop, PACKAGE, {"store": "memory://host"}, **options)
