@@ -390,16 +390,28 @@ class Site:
                 return Story(run.run_id, run.workflow, expected, error)
 
     async def ends(self, *run_ids: str, patience: float = PATIENCE_SECONDS) -> list[Story]:
-        """How these ended, or all."""
-        tasks = [self.followed[each] for each in run_ids or self.followed]
-        if not tasks:
-            return []
-        _, pending = await asyncio.wait(tasks, timeout=patience)
-        if pending:
-            stuck = [each for each, task in self.followed.items() if task in pending]
-            said = await self._told(f"L: {len(stuck)} runs have not ended: {stuck[:5]}")
-            raise Broken(said, Figures(runs=len(self.followed), lost_runs=len(stuck)))
+        """How these ended, or all. Nobody waits for one that has not moved for so long."""
+        names = run_ids or tuple(self.followed)
+        tasks = [self.followed[each] for each in names]
+        stood = {each: await self._stands(each) for each in names}
+        while any(not task.done() for task in tasks):
+            await asyncio.wait(tasks, timeout=patience)
+            left = [each for each in names if not self.followed[each].done()]
+            stands = {each: await self._stands(each) for each in left}
+            stuck = [each for each in left if stands[each] == stood[each]]
+            if stuck:
+                said = await self._told(f"L: {len(stuck)} runs have not ended: {stuck[:5]}")
+                raise Broken(said, Figures(runs=len(self.followed), lost_runs=len(stuck)))
+            stood = stands
         return [task.result() for task in tasks]
+
+    async def _stands(self, run_id: str) -> object:
+        """What is another once the run has moved, or the store did not answer."""
+        try:
+            run = await self.store.load_run(run_id)
+        except StoreError:
+            return object()
+        return None if run is None else (run.turn, run.deliveries, run.updated_us)
 
     async def in_background(self, work: Coroutine[Any, Any, None]) -> None:
         """Have this go on beside the rest; `check` waits for it."""

@@ -3,7 +3,8 @@
 A program. `FAULT_OPTIONS` are engine options as JSON. The outcomes that its store has confirmed go
 to the ledger as acknowledged; how often it was refused goes to the file that `FAULT_REFUSED` names.
 With `FAULT_PUSH_ALONE` it hears of work by the store's word or not at all: what it does in turn, it
-does every hour. How many pages its SQLite file may have stands in the file `FAULT_PAGES`, if any;
+does every hour; with `FAULT_AUDIT_EVERY` it compares what it holds with its store at each so many
+sweeps. How many pages its SQLite file may have stands in the file `FAULT_PAGES`, if any;
 how far off the store's clock is, in the file `FAULT_CLOCK_FILE`. With `FAULT_DIES_AFTER` it dies
 when its store has carried out so many batches, before anybody is told of the last.
 """
@@ -99,6 +100,9 @@ def main() -> None:
         watch_store(kind)
     if "FAULT_PUSH_ALONE" in os.environ:
         push_alone()
+    if every := os.environ.get("FAULT_AUDIT_EVERY"):
+        patched: Any = _engine
+        patched.AUDIT_EVERY = int(every)
     from pikku.cli import main
 
     file = os.environ.get(CLOCK_FILE)

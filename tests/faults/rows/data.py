@@ -45,7 +45,7 @@ async def delivered_twice(at: Setting) -> Figures:
         return await here.check()
 
 
-@row("15", TRANSITS, seeds=2)
+@row("15", TRANSITS)
 async def damaged(at: Setting) -> Figures:
     """The records of one run are damaged: only that run fails, and it is reported; for half of the
     seeds the process that executed it dies before it has noticed."""
@@ -56,7 +56,7 @@ async def damaged(at: Setting) -> Figures:
 async def damage(at: Setting, kind: str, *, dies: bool) -> Figures:
     """One kind of damage."""
     async with at.site() as here:
-        await here.start_workers(2)
+        await here.start_workers(2, FAULT_AUDIT_EVERY="2")
         await here.start_mixed(4)
         victim = await here.start("bounded", {"n": 1, "ms": 500}, expected=...)
         await here.until(
@@ -69,7 +69,7 @@ async def damage(at: Setting, kind: str, *, dies: bool) -> Figures:
         if dies:
             for worker in here.living:
                 here.kill(worker)
-            await here.start_workers(2)
+            await here.start_workers(2, FAULT_AUDIT_EVERY="2")
         others = [run_id for run_id in here.followed if run_id != victim]
         await here.ends(*others)
         told = await _told_of(here, victim)
