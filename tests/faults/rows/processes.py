@@ -67,7 +67,7 @@ async def several_partitions(at: Setting) -> Figures:
         return await here.check()
 
 
-@row("1, 22", seeds=2)
+@row("1, 22")
 async def families_killed(at: Setting) -> Figures:
     """Workers are killed while parents, children, maps, sagas and races are under way and signals
     come; on Redis, some of the seeds in three partitions."""

@@ -301,7 +301,7 @@ WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND random() <
 """
 
 
-@row("19", (POSTGRES, POOL), seeds=2)
+@row("19", (POSTGRES, POOL))
 async def backends_terminated(at: Setting) -> Figures:
     """`pg_terminate_backend` for any of the connections, idle or in the middle of something."""
     async with at.site() as here:
