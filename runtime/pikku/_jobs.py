@@ -32,7 +32,7 @@ log = logging.getLogger("pikku")
 
 # A process that lacks a job's function gives it back, and leaves it to others for this long: twice
 # as long each time, as it may be that none has it.
-UNKNOWN_HERE_US, UNKNOWN_AT_MOST_US = 1_000_000, 60_000_000
+LEFT_TO_OTHERS = Backoff.exponential("1s", cap="1min", jitter=0.0)
 
 
 def pack_job(ask: Ask, traceparent: str | None = None) -> str | None:
@@ -104,8 +104,7 @@ class Unpacked(NamedTuple):
 
 def _left_to_others_us(step: StepRecord) -> int:
     """For how long others are asked first, by how often it was given back before."""
-    before = max(step.attempt - 1 - step.failures - step.lost, 0)
-    return min(UNKNOWN_HERE_US << min(before, 6), UNKNOWN_AT_MOST_US)
+    return LEFT_TO_OTHERS.delay_us(max(step.attempt - step.failures - step.lost, 1), 0.0)
 
 
 class ClaimedJob:
@@ -370,7 +369,7 @@ class Jobs:
         """The store has refused what was said of a job: it is still ours, and goes to others."""
         if result.code == "error" and not self._closed:
             self._submit(
-                ReleaseStep(job.run_id, job.ask.key, job.attempt, UNKNOWN_HERE_US),
+                ReleaseStep(job.run_id, job.ask.key, job.attempt, LEFT_TO_OTHERS.base_us),
                 lambda result: None,
             )
 

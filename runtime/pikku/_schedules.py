@@ -295,16 +295,16 @@ class Schedules:
         newest = await self._newest(tick.name)
         paused, row_ends = _others(tick, newest)
         statuses = {run.run_id: run.status for run in newest}
-        kept, drop = [run_id], list[str]()
+        kept, drop, completed = [run_id], list[str](), False
         for earlier in tick.before[:LOOK_AT]:
             status = statuses.get(earlier)
             if status is None:
                 run = await self._store.load_run(earlier)
                 status = None if run is None else run.status
-            if status == "completed" and any(statuses.get(each) == status for each in kept):
+            if status == "completed" and completed:
                 drop.append(earlier)
             elif status in ("running", "completed"):
-                statuses[earlier] = status
+                completed = completed or status == "completed"
                 kept.append(earlier)
         return _planned(verdict(tick, now, row_ends=row_ends, paused=paused), kept, drop)
 

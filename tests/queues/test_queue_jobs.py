@@ -15,7 +15,8 @@ import pytest
 from tests.life.kit import PATIENCE, Place
 from tests.runtime.kit import Ctx, Lab, Toy, Wf
 
-from pikku import BoundQueue, Job, QueueAttributes, QueueConfig, RateLimit, Work
+import pikku._bodies
+from pikku import BoundQueue, Job, QueueAttributes, QueueConfig, RateLimit, RpcAttributes, Work
 from pikku.errors import (
     DeclarationError,
     InvalidInputError,
@@ -426,19 +427,23 @@ async def test_a_step_adds_a_job(mailer: Mailer, place: Place) -> None:
 # --- calls by a worker ----------------------------------------------------------------------------
 
 
-async def test_a_remote_call_is_made_by_a_worker(mailer: Mailer, store_url: str) -> None:
-    from pikku import RpcAttributes
+def callables(toy: Toy) -> Any:
+    """Functions to be called by name: `double` and `fails`."""
 
-    @mailer.toy.func
+    @toy.func
     async def double(ctx: Ctx, number: int) -> int:
         return 2 * number
 
-    @mailer.toy.func
+    @toy.func
     async def fails(ctx: Ctx) -> None:
         raise ValueError("no")
 
-    async with mailer.at(Place(store_url, mode="remote")) as lab:
-        rpc: Any = RpcAttributes(lab.app)
+    return RpcAttributes(toy.app)
+
+
+async def test_a_remote_call_is_made_by_a_worker(mailer: Mailer, store_url: str) -> None:
+    rpc = callables(mailer.toy)
+    async with mailer.at(Place(store_url, mode="remote")):
         assert await rpc.double.remote(4) == 8
         with pytest.raises(JobFailedError, match="ValueError: no"):
             await rpc.fails.remote()
@@ -447,18 +452,8 @@ async def test_a_remote_call_is_made_by_a_worker(mailer: Mailer, store_url: str)
 
 
 async def test_of_a_remote_call_nothing_is_kept(mailer: Mailer, store_url: str) -> None:
-    from pikku import RpcAttributes
-
-    @mailer.toy.func
-    async def double(ctx: Ctx, number: int) -> int:
-        return 2 * number
-
-    @mailer.toy.func
-    async def fails(ctx: Ctx) -> None:
-        raise ValueError("no")
-
+    rpc = callables(mailer.toy)
     async with mailer.at(Place(store_url, mode="remote")) as lab:
-        rpc: Any = RpcAttributes(lab.app)
         await rpc.double.remote(4)
         with pytest.raises(JobFailedError):
             await rpc.fails.remote()
@@ -468,39 +463,39 @@ async def test_of_a_remote_call_nothing_is_kept(mailer: Mailer, store_url: str) 
     assert left == []
 
 
-async def test_a_step_that_has_lost_a_worker_may_call_one_that_is_the_same(mailer: Mailer) -> None:
-    """Such a step is executed alone, but not while it waits for another."""
-    from pikku import RpcAttributes
-
+@pytest.mark.parametrize("way", ["remote", "job"])
+async def test_a_step_that_has_lost_a_worker_may_wait_for_one_that_is_the_same(
+    mailer: Mailer, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Such a step is executed alone, but not while it waits for a call, nor for long."""
     toy, lost = mailer.toy, asyncio.Event()
-    rpc: Any = RpcAttributes(toy.app)
-
-    @toy.func
-    async def double(ctx: Ctx, number: int) -> int:
-        return 2 * number
+    rpc = callables(toy)
+    if way == "job":
+        monkeypatch.setattr(pikku._bodies, "ALONE_AT_MOST_SECONDS", 0.05)
 
     @toy.func(dispatch="queue")
-    async def ask(ctx: Ctx, number: int) -> int:
+    async def ask(ctx: Ctx, number: int) -> str:
         if ctx.step.attempt_count == 1:
             lab._crash()
             lost.set()
             await asyncio.Event().wait()
-        doubled: int = await rpc.double.remote(number, timeout="1min")
-        return doubled
+        if way == "remote":
+            return str(await rpc.double.remote(number, timeout="1min"))
+        job = await mailer.queue.add("ann", keep_result=True)
+        return str(await job.result(timeout=PATIENCE)).split(" by ")[0]
 
     @toy.workflow(name="main")
-    async def main(ctx: Wf) -> int:
-        return int(await ctx.workflow.do("Ask", ask, 4))
+    async def main(ctx: Wf) -> str:
+        return str(await ctx.workflow.do("Ask", ask, 4))
 
     async with mailer.at(Place("memory://", mode="remote")) as lab:
         run = await toy.start("main", wait=False)
         await lost.wait()
         await lab.recover()
-        assert await run.result(timeout=PATIENCE) == 8
+        assert await run.result(timeout=PATIENCE) == ("8" if way == "remote" else "sent to ann")
 
 
 async def test_a_remote_call_keeps_to_the_limit_of_payloads(mailer: Mailer) -> None:
-    from pikku import RpcAttributes
 
     @mailer.toy.func
     async def echo(ctx: Ctx, text: str) -> str:

@@ -54,6 +54,16 @@ class Change:
         return not self.edits and self.old_version == self.new_version
 
 
+def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
+    """What a manifest has of functions, workflows, queues or schedules, by name."""
+    return {entry["name"]: entry for entry in entries}
+
+
+def wired_at(entry: Entry | None) -> str:
+    """Where a queue or a schedule is wired; empty where that is not told."""
+    return str(entry.get("at", "")) if entry else ""
+
+
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """The verdict on all of them together."""
     return VERDICTS[max((VERDICTS.index(verdict) for verdict in verdicts), default=0)]

@@ -7,9 +7,9 @@ the jobs of its queue by now. Its result is read as one of the function that is 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-from pikku_gen.diff.edits import Change, Edit, Entry, Manifest
+from pikku_gen.diff.edits import Change, Edit, Entry, Manifest, by_name, wired_at
 from pikku_gen.diff.values import Values
 
 
@@ -20,17 +20,17 @@ def compare(old: Manifest, new: Manifest) -> tuple[Change, ...]:
 
 class _Comparison:
     def __init__(self, old: Manifest, new: Manifest) -> None:
-        self._before = _by_name(old.get("queues", ()))
-        self._after = _by_name(new.get("queues", ()))
-        self._old = _by_name(old["functions"])
-        self._new = _by_name(new["functions"])
+        self._before = by_name(old.get("queues", ()))
+        self._after = by_name(new.get("queues", ()))
+        self._old = by_name(old["functions"])
+        self._new = by_name(new["functions"])
         self._values = Values(old.get("types", {}), new.get("types", {}))
 
     def changes(self) -> Iterator[Change]:
         for name in sorted(self._before.keys() | self._after.keys()):
             one, other = self._before.get(name), self._after.get(name)
             if one is None:
-                edits = [Edit("safe", "new", "the queue is new", at=_at(other))]
+                edits = [Edit("safe", "new", "the queue is new", at=wired_at(other))]
             elif other is None:
                 edits = [self._gone(one)]
             else:
@@ -47,7 +47,7 @@ class _Comparison:
                     f"the queue was renamed to `{renamed}`: its jobs have the old name, and nobody"
                     " takes them",
                     f'wire the old name as well: `wire_queue_worker(queue="{name}", func=…)`',
-                    _at(other),
+                    wired_at(other),
                 )
         return Edit(
             "breaking",
@@ -58,7 +58,7 @@ class _Comparison:
         )
 
     def _done_by(self, one: Entry, other: Entry) -> Iterator[Edit]:
-        was, now, at = one["function"], other["function"], _at(other)
+        was, now, at = one["function"], other["function"], wired_at(other)
         if was != now and was in self._new:
             words = f"jobs are done by `{now}`; those that were added for `{was}`, still by `{was}`"
             yield Edit("safe", "function", words, at=at)
@@ -111,7 +111,7 @@ def _config(one: Entry, other: Entry) -> Iterator[Edit]:
         )
     if said:
         words = f"{said}: processes with the new code keep to it at once, also for jobs that wait"
-        yield Edit("safe", "config", words, at=_at(other))
+        yield Edit("safe", "config", words, at=wired_at(other))
 
 
 def _source(entry: Entry) -> str:
@@ -129,11 +129,3 @@ def _limits(config: str) -> Mapping[str, str] | None:
         return None
     given = {word.arg: ast.unparse(word.value) for word in node.keywords}
     return {name: text for name, text in given.items() if name and text != "None"}
-
-
-def _by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
-    return {entry["name"]: entry for entry in entries}
-
-
-def _at(entry: Entry | None) -> str:
-    return str(entry.get("at", "")) if entry else ""

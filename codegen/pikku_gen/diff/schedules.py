@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from shlex import quote
 from typing import Any, Final
 
-from pikku_gen.diff.edits import Change, Edit, Entry, Manifest
+from pikku_gen.diff.edits import Change, Edit, Entry, Manifest, by_name, wired_at
 
 _TIMES: Final = ("schedule", "timezone", "catch_up")
 _VERBS: Final = {"function": "call", "workflow": "start"}
@@ -23,15 +23,15 @@ def compare(old: Manifest, new: Manifest) -> tuple[Change, ...]:
 
 class _Comparison:
     def __init__(self, old: Manifest, new: Manifest) -> None:
-        self._before: dict[str, Entry] = {each["name"]: each for each in old.get("schedules", ())}
-        self._after: dict[str, Entry] = {each["name"]: each for each in new.get("schedules", ())}
+        self._before = by_name(old.get("schedules", ()))
+        self._after = by_name(new.get("schedules", ()))
         self._targets = [_targets(old), _targets(new)]
 
     def changes(self) -> Iterator[Change]:
         for name in sorted(self._before.keys() | self._after.keys()):
             one, other = self._before.get(name), self._after.get(name)
             if one is None:
-                edits = [Edit("safe", "new", "the schedule is new", at=_at(other))]
+                edits = [Edit("safe", "new", "the schedule is new", at=wired_at(other))]
             elif other is None:
                 edits = [self._gone(one)]
             else:
@@ -49,7 +49,7 @@ class _Comparison:
                     f"the schedule was renamed to `{name}`: ticks that are due or under way have"
                     " the old name, and nobody goes on with them",
                     f"clear them away once it is deployed: {clear}",
-                    _at(other),
+                    wired_at(other),
                 )
         return Edit(
             "breaking",
@@ -64,7 +64,7 @@ class _Comparison:
         kinds = one["kind"], other["kind"]
         if kinds == ("workflow", "workflow") and was != now:
             words = f"it started `{was}`, and starts `{now}`; runs that it has started go on"
-            yield Edit("safe", "target", words, at=_at(other))
+            yield Edit("safe", "target", words, at=wired_at(other))
         elif kinds[0] != kinds[1] or was != now:
             met = "stands still"
             if kinds[0] != kinds[1]:
@@ -76,7 +76,7 @@ class _Comparison:
                 f" begun with the old one {met}; the others do the new one",
                 "deploy it while no tick is under way, or cancel those that stand still:"
                 " `pikku runs cancel ID --force`",
-                _at(other),
+                wired_at(other),
             )
 
     def _of(self, side: int, entry: Entry) -> str:
@@ -91,7 +91,7 @@ def _times(one: Entry, other: Entry) -> Iterator[Edit]:
             f"`{key}` was `{_shown(one[key])}`, and is `{_shown(other[key])}`" for key in changed
         )
         words = f"{said}: what is due by then is done as it was meant, and the new ticks follow"
-        yield Edit("safe", "times", words, at=_at(other))
+        yield Edit("safe", "times", words, at=wired_at(other))
 
 
 def _targets(manifest: Manifest) -> dict[tuple[str, str], str]:
@@ -106,7 +106,3 @@ def _targets(manifest: Manifest) -> dict[tuple[str, str], str]:
 def _shown(option: Any) -> str:  # JSON
     """What is no literal is shown as it is written."""
     return option if isinstance(option, str) else str(option["source"])
-
-
-def _at(entry: Entry | None) -> str:
-    return str(entry.get("at", "")) if entry else ""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from pikku_gen.diff.compare import compare_graphs
-from pikku_gen.diff.edits import Change, Edit, Manifest
+from pikku_gen.diff.edits import Change, Edit, Manifest, by_name
 from pikku_gen.diff.steps import Step
 from pikku_gen.diff.values import Values
 
@@ -28,8 +28,8 @@ class _Comparison:
         self._inputs = [_inputs(old), _inputs(new)]
 
     def changes(self) -> Iterator[Change]:
-        before = {flow["name"]: flow for flow in self._old["workflows"]}
-        after = {flow["name"]: flow for flow in self._new["workflows"]}
+        before = by_name(self._old["workflows"])
+        after = by_name(self._new["workflows"])
         for name in sorted(before.keys() | after.keys()):
             one, other = before.get(name), after.get(name)
             if one is None:

@@ -4,7 +4,7 @@ ops.complete_step = function(a)
   local run, step_key, attempt, status, retry = a[1], a[2], tonumber(a[3]), tonumber(a[4]), tonumber(a[6])
   retention = tonumber(a[8])
   local forget = a[7] == '1' and status == SUCCEEDED
-  local f = load_run(run, 'status', 'cancel_us', 'watchers', unpack(forget and FORGOTTEN or {}))
+  local f = load_run(run, 'status', 'cancel_us', unpack(forget and TOLD_AND_FORGOTTEN or {}))
   local s = f and load_step(run, step_key)
   if not s then
     return a[7] == '1' and OK or NOT_FOUND

@@ -17,6 +17,7 @@ end
 
 -- What `forget_run` has to know of a run.
 local FORGOTTEN = { 'status', 'workflow', 'number', 'tags', 'away', 'armed' }
+local TOLD_AND_FORGOTTEN = { 'watchers', unpack(FORGOTTEN, 2) }
 
 -- f: what it has to know; ended: whether the run ends by this
 local function forget_run(run, f, ended)
